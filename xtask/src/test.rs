@@ -1,0 +1,91 @@
+//! `cargo xtask test`: the three rings of tests.
+//!
+//! Inner and middle (unit tests, properties, simulations) live in the crates and need nothing. Outer (real namespaces,
+//! guests, front-ends) is the package `tests`, which probes for what each of its tests needs and reports the ones that
+//! cannot run as ignored. It runs last, so that its result is the last line.
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+
+use crate::{packages, run};
+
+/// Environment variable that makes an unmet need a failure; read by the `tests` package.
+const REQUIRE: &str = "WEFT_TEST_REQUIRE";
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Fail, instead of leaving out, what cannot run here
+    #[arg(long)]
+    pub(crate) require_all: bool,
+    /// Run only one ring
+    #[arg(long)]
+    pub(crate) ring: Option<Ring>,
+    /// Run only tests whose name contains this
+    pub(crate) filter: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ring {
+    /// Unit tests, properties and simulations of the crates
+    Inner,
+    /// End-to-end tests
+    Outer,
+}
+
+/// Runs the tests; false if one failed.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    let mut passed = true;
+    let wanted = |ring| options.ring.is_none_or(|only| only == ring);
+    if wanted(Ring::Outer) {
+        let missing = packages::install(packages::TESTS)?;
+        missing.tell();
+        if options.require_all && !missing.is_none() {
+            bail!("--require-all: the packages above are needed");
+        }
+    }
+    if wanted(Ring::Inner) {
+        passed &= inner(options)?;
+    }
+    if wanted(Ring::Outer) {
+        passed &= outer(options)?;
+    }
+    if !passed {
+        eprintln!("xtask: some tests failed");
+    }
+    Ok(passed)
+}
+
+fn inner(options: &Options) -> Result<bool> {
+    let select = ["--workspace", "--exclude", "tests"];
+    let filter = options.filter.as_deref();
+    if !has_nextest() {
+        eprintln!("xtask: cargo-nextest is not installed, so cargo test runs the crates' tests");
+        return run::cargo(["test", "--no-fail-fast"]).args(select).args(filter).passes();
+    }
+    let tests = run::cargo(["nextest", "run", "--no-fail-fast", "--no-tests=pass", "--status-level=fail"])
+        .args(["--final-status-level=fail", "--show-progress=none"])
+        .args(select)
+        .args(filter)
+        .passes()?;
+    // nextest does not run the examples in documentation.
+    let docs = run::cargo(["test", "--quiet", "--doc"]).args(select).args(filter).passes()?;
+    Ok(tests && docs)
+}
+
+fn outer(options: &Options) -> Result<bool> {
+    // `--workspace` although one package is tested: the same feature selection as everywhere else, so nothing is built twice.
+    run::cargo(["build", "--workspace", "--bins"]).succeed()?;
+    let test = |target| {
+        let mut test = run::cargo(["test", "--workspace", "--test", target, "--", "--test-threads=1"]);
+        if options.require_all {
+            test = test.env(REQUIRE, "all");
+        }
+        test.args(options.filter.as_deref()).passes()
+    };
+    let house = test("house")?;
+    Ok(test("outer")? && house)
+}
+
+fn has_nextest() -> bool {
+    run::cargo(["nextest", "--version"]).quiet_output().is_some()
+}
