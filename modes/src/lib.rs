@@ -1,0 +1,1 @@
+//! Forwarding modes of a network.

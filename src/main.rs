@@ -1,0 +1,2 @@
+//! Placeholder main, replaced by the crate's first feature.
+fn main() {}

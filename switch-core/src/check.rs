@@ -1,0 +1,1 @@
+//! Turns a received head into a trusted one, or says why not.

@@ -1,0 +1,1 @@
+//! Ones' complement checksums, and their completion in software.

@@ -1,0 +1,1 @@
+//! Segmentation of super-frames in software.
