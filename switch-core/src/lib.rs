@@ -18,6 +18,7 @@ pub mod checksum;
 pub mod drop;
 pub mod fdb;
 pub mod head;
+mod headers;
 pub mod ids;
 pub mod mode;
 pub mod offload;
