@@ -1,0 +1,94 @@
+//! What a test needs of the machine, and whether the machine has it. Each need is probed once per run, by doing the thing.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::{netns::Netns, process, workspace};
+
+/// Something that not every machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Network namespaces, veth pairs and taps: root with CAP_NET_ADMIN and CAP_SYS_ADMIN, `ip`, and `/dev/net/tun`.
+    Namespaces,
+    /// QEMU (software emulation will do) and an image for it to boot.
+    Guests,
+    /// DPDK's testpmd with virtio-user; root.
+    Testpmd,
+    /// `iperf3` on the host.
+    Iperf3,
+    /// `ethtool` on the host.
+    Ethtool,
+    /// `ping` on the host.
+    Ping,
+}
+
+const ALL: [Need; 6] =
+    [Need::Namespaces, Need::Guests, Need::Testpmd, Need::Iperf3, Need::Ethtool, Need::Ping];
+
+impl Need {
+    /// Why the need is not met here; `None` if it is.
+    pub fn unmet(self) -> Option<&'static str> {
+        static PROBED: [OnceLock<Option<String>>; ALL.len()] = [const { OnceLock::new() }; ALL.len()];
+        let slot = ALL.iter().position(|need| *need == self).and_then(|index| PROBED.get(index))?;
+        slot.get_or_init(|| self.probe().err()).as_deref()
+    }
+
+    fn probe(self) -> Result<(), String> {
+        match self {
+            Need::Namespaces => {
+                root()?;
+                program("ip", &["-V"])?;
+                if !std::path::Path::new("/dev/net/tun").exists() {
+                    return Err("there is no /dev/net/tun".into());
+                }
+                let namespace = Netns::new("probe").map_err(|error| format!("{error:#}"))?;
+                namespace.run("ip tuntap add probe0 mode tap").map_err(|error| format!("{error:#}"))?;
+                Ok(())
+            }
+            Need::Guests => {
+                program("qemu-system-x86_64", &["--version"])?;
+                guest_image().as_ref().map(|_| ()).map_err(Clone::clone)
+            }
+            Need::Testpmd => {
+                root()?;
+                program("dpdk-testpmd", &["--version"]).or_else(|why| {
+                    // Releases differ in the status that they give for --version.
+                    if process::find("dpdk-testpmd").is_some() { Ok(()) } else { Err(why) }
+                })
+            }
+            Need::Iperf3 => program("iperf3", &["--version"]),
+            Need::Ethtool => program("ethtool", &["--version"]),
+            Need::Ping => program("ping", &["-V"]),
+        }
+    }
+}
+
+/// The directory of the guest's kernel and initrd, made on the first call; or why there is none.
+pub(crate) fn guest_image() -> &'static Result<PathBuf, String> {
+    static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let dir = workspace().join("target/guest-image");
+        let made = Command::new(workspace().join("tests/rigs/guest-image")).arg(&dir).output();
+        match made {
+            Ok(output) if output.status.success() => Ok(dir),
+            Ok(output) => {
+                let told = String::from_utf8_lossy(&output.stderr);
+                Err(told.lines().last().unwrap_or("guest-image failed and said nothing").to_string())
+            }
+            Err(error) => Err(format!("cannot start guest-image: {error}")),
+        }
+    })
+}
+
+fn root() -> Result<(), String> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err("not root".into()) }
+}
+
+fn program(name: &str, args: &[&str]) -> Result<(), String> {
+    match Command::new(name).args(args).output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!("{name} does not work ({})", output.status)),
+        Err(_) => Err(format!("{name} is not installed")),
+    }
+}
