@@ -1,6 +1,17 @@
 //! The forwarding database of a learning bridge: which port a station is behind.
+//!
+//! [`Table`] is the database, with neither lock nor clock; [`FdbAccess`] is what the control plane may do with
+//! a network's. Learning follows IEEE 802.1Q, 8.7 and 8.8, with the eviction rule of Open vSwitch.
+
+mod key;
+mod list;
+mod ranks;
+mod table;
 
 use std::time::Duration;
+
+pub use key::{Key, KeyHash};
+pub use table::{AGEING_DEFAULT, Found, LIMIT_DEFAULT, LIMIT_MAX, Learned, Table, Watch};
 
 use crate::ids::{MacAddr, PortId, Vid};
 use crate::time::Instant;
@@ -44,6 +55,7 @@ pub trait FdbAccess: Send + Sync {
     fn remove(&self, mac: MacAddr, vlan: Option<Vid>) -> bool;
     /// Removes all learned entries; how many.
     fn flush(&self) -> usize;
-    /// Changes the ageing time and the limit (evicting fairly down to it).
+    /// Changes the ageing time and the limit (evicting fairly down to it). The limit is cut to 1 to
+    /// [`LIMIT_MAX`].
     fn configure(&self, ageing: Duration, limit: usize);
 }
