@@ -1,0 +1,109 @@
+//! Memory that the kernel copies the tails of received frames into: the pool of one receive queue.
+//!
+//! Tails are laid one behind the other from the pool's beginning, and every burst begins there again. So small
+//! frames touch few lines, always the same ones, and a burst of super-frames ends when [`BURST_BYTES`] are
+//! used, before it has pushed what it carries out of the cache.
+
+use std::alloc::{self, Layout};
+use std::ptr::NonNull;
+
+use switch_core::head::FRAME_MAX;
+
+use crate::memory::Segment;
+
+/// A burst takes no further frame once its tails have this many bytes.
+pub(crate) const BURST_BYTES: usize = 256 * 1024;
+/// Bytes that one frame may write: the longest frame and one more, which tells a longer one.
+pub(crate) const SLOT: usize = (FRAME_MAX + 1).next_multiple_of(LINE);
+
+const LINE: usize = 64;
+const SIZE: usize = BURST_BYTES + SLOT;
+
+/// See the module's text. Owned by its receive queue; the pointers that it gives out are used by system calls
+/// and by [`Segment`]s, never turned into references.
+pub(crate) struct Buffers {
+    base: NonNull<u8>,
+    used: usize,
+}
+
+// SAFETY: the memory belongs to this value alone; nothing about it is bound to a thread.
+unsafe impl Send for Buffers {}
+
+impl Buffers {
+    const LAYOUT: Layout = match Layout::from_size_align(SIZE, 4096) {
+        Ok(layout) => layout,
+        Err(_) => unreachable!(),
+    };
+
+    pub(crate) fn new() -> Self {
+        // SAFETY: the layout's size is not zero.
+        let base = unsafe { alloc::alloc_zeroed(Self::LAYOUT) };
+        let Some(base) = NonNull::new(base) else { alloc::handle_alloc_error(Self::LAYOUT) };
+        Self { base, used: 0 }
+    }
+
+    /// Forgets the last burst's tails.
+    #[inline]
+    pub(crate) fn reset(&mut self) {
+        self.used = 0;
+    }
+
+    /// True if the burst has had its share.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.used >= BURST_BYTES
+    }
+
+    /// Where the next tail may be written: [`SLOT`] bytes, if the pool is not full.
+    #[inline]
+    pub(crate) fn next(&mut self) -> *mut u8 {
+        debug_assert!(!self.is_full());
+        // SAFETY: `used` is below BURST_BYTES or was checked to be when it last grew (`take`), so SLOT bytes
+        // follow within the allocation.
+        unsafe { self.base.as_ptr().add(self.used.min(BURST_BYTES)) }
+    }
+
+    /// The `len` bytes just written at [`Buffers::next`], as a segment; `len` is at most [`SLOT`].
+    #[inline]
+    pub(crate) fn take(&mut self, len: usize) -> Segment {
+        let len = len.min(SLOT);
+        let at = self.next();
+        self.used = self.used.min(BURST_BYTES) + len.next_multiple_of(LINE);
+        // SAFETY: `len <= SLOT` bytes are in the allocation, which lives as long as the queue; the queue writes
+        // there again only after `reset`, in the `rx_burst` that follows `release`.
+        unsafe { Segment::new(at, len as u32) }
+    }
+}
+
+impl Drop for Buffers {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout, and freed only here.
+        unsafe { alloc::dealloc(self.base.as_ptr(), Self::LAYOUT) };
+    }
+}
+
+impl std::fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Buffers").field("used", &self.used).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tails_follow_each_other_and_never_leave_the_pool() {
+        let mut buffers = Buffers::new();
+        let base = buffers.next() as usize;
+        let first = buffers.take(100);
+        assert_eq!((first.as_ptr() as usize, first.len()), (base, 100));
+        assert_eq!(buffers.next() as usize, base + 128, "the next one begins a line");
+        while !buffers.is_full() {
+            assert!(buffers.next() as usize + SLOT <= base + SIZE);
+            buffers.take(SLOT);
+        }
+        buffers.reset();
+        assert_eq!(buffers.next() as usize, base);
+    }
+}

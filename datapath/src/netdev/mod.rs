@@ -1,0 +1,3 @@
+//! netdev
+pub(crate) mod buffers;
+pub mod link;

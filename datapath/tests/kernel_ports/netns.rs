@@ -1,0 +1,83 @@
+//! Network namespaces for threads, and the tools that furnish them.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::thread;
+
+use libtest_mimic::Failed;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+/// What these tests need and do not have.
+pub(crate) fn unmet_need() -> Option<String> {
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        return Some("needs /dev/net/tun".into());
+    }
+    if Command::new("ip").arg("-V").output().is_err() {
+        return Some("needs iproute2".into());
+    }
+    let entered = thread::spawn(|| enter_new().map_err(|e| e.to_string())).join();
+    match entered {
+        Ok(Ok(())) => None,
+        _ => Some("needs root: a network namespace of its own".into()),
+    }
+}
+
+/// Moves the calling thread into a network namespace of its own, which ends with the thread and what it opened.
+fn enter_new() -> rustix::io::Result<()> {
+    // SAFETY: a network namespace has nothing to do with memory; only the thread's view of the network changes.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
+}
+
+/// Runs a test in a fresh namespace, on a thread of its own.
+pub(crate) fn isolated(body: fn()) -> Result<(), Failed> {
+    let done = thread::spawn(move || {
+        enter_new().expect("a network namespace");
+        ip("link set lo up");
+        body();
+    });
+    done.join().map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default().into()
+    })
+}
+
+/// A namespace that threads can enter.
+pub(crate) struct Namespace(File);
+
+impl Namespace {
+    /// A fresh one.
+    pub(crate) fn new() -> Self {
+        let made = thread::spawn(|| {
+            enter_new().expect("a network namespace");
+            ip("link set lo up");
+            File::open("/proc/thread-self/ns/net").expect("the namespace's file")
+        });
+        Self(made.join().expect("a namespace"))
+    }
+
+    /// Runs `f` inside, on a thread of its own, and waits for it.
+    pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))
+                    .expect("the namespace");
+                f()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+/// Runs `ip`; panics with what it said if it fails.
+pub(crate) fn ip(arguments: &str) {
+    let out = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs");
+    assert!(out.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// Keeps the kernel from speaking on its own (router solicitations, multicast reports).
+pub(crate) fn hush(interface: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    // A thread's own view of /proc/sys is that of its namespace.
+    std::fs::write(path, "1").expect("IPv6 off");
+}
