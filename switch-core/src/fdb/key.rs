@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use crate::ids::{MacAddr, Vid};
 
 /// A MAC address and a VLAN in 60 bits: the address in the lower 48, the VID (0 is untagged) above.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(u64);
 
 impl Key {

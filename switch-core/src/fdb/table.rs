@@ -17,6 +17,7 @@
 //!
 //! Whoever keeps a copy of an answer learns of its end by [`Watch`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashTable;
@@ -51,6 +52,15 @@ pub trait Watch {
 impl Watch for () {
     fn changed(&self, _: Key) {}
     fn all_changed(&self) {}
+}
+
+impl<W: Watch> Watch for Arc<W> {
+    fn changed(&self, key: Key) {
+        (**self).changed(key);
+    }
+    fn all_changed(&self) {
+        (**self).all_changed();
+    }
 }
 
 /// What became of a station that was seen.
