@@ -1,0 +1,24 @@
+//! What an operator may say of networks and ports, typed and checked.
+//!
+//! The command line, the configuration file and the ctl protocol use the same words (`key=value`), and all of them
+//! come through [`NetworkDraft`] and [`PortDraft`]: what they build has been checked for everything that can be
+//! checked without looking at the host. Nothing here does I/O or knows the state of a switch.
+
+mod error;
+mod forward;
+mod later;
+mod names;
+mod network;
+mod port;
+mod value;
+mod words;
+
+pub use error::ModelError;
+pub use forward::{ForwardSpec, Protocol};
+pub use names::{check_interface, check_name, check_socket_path};
+pub use network::{Dhcp, Egress, FDB_MAX_DEFAULT, HostAddress, Mode, NetworkDraft, NetworkSpec};
+pub use port::{Kind, PortDraft, PortSpec, Role};
+pub use value::{MTU_MAX, MTU_MIN, Rate, parse_mac, parse_vlan};
+pub use words::{Claim, NetworkChanges, PortChanges, split_words};
+
+pub(crate) use error::{one_line, shown};

@@ -1,0 +1,111 @@
+//! The ctl socket's server: it checks what clients say, and calls a [`Switch`].
+//!
+//! * [`ControlSocket`]: the socket in the file system, made safely and ours alone.
+//! * [`serve`]: accepts, and runs each connection by itself within limits.
+//! * `connection`: framing, deadlines; one message at a time.
+//! * `service`: the interface's methods, and their descriptions, by zlink.
+//!
+//! Invariants: everything runs on the control thread (a current-thread runtime); no client can make it wait for another
+//! client, nor make it hold more than [`Limits`] allows; a message is checked whole before the switch hears of it.
+//! zlink's own `Server` is not used because one client that does not read stops it for all, and because its buffers
+//! grow in steps of 256 bytes to 100 MB.
+
+mod connection;
+mod service;
+mod socket;
+mod switch;
+
+pub use connection::Limits;
+pub use socket::{ControlSocket, SocketError};
+pub use switch::Switch;
+
+use connection::Connection;
+use service::Service;
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::task::{AbortHandle, JoinSet, LocalSet};
+use tokio::time::Instant;
+
+/// How long accepting rests after the kernel refused it (no file descriptors left, say).
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Answers clients on `socket` until `shutdown` is done, then closes all connections and removes the socket.
+///
+/// The returned future is not `Send`: it runs on the thread that polls it, as do all calls of `switch`.
+///
+/// # Errors
+/// The runtime cannot watch the socket.
+pub async fn serve(
+    socket: ControlSocket,
+    switch: Rc<dyn Switch>,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let listener = socket.listener()?;
+    LocalSet::new()
+        .run_until(async {
+            tokio::select! {
+                () = accept(&listener, Service::new(switch), limits) => {}
+                () = shutdown => {}
+            }
+        })
+        .await;
+    drop(socket);
+    Ok(())
+}
+
+/// A connection that runs.
+struct Running {
+    task: AbortHandle,
+    last_activity: Rc<Cell<Instant>>,
+}
+
+async fn accept(listener: &tokio::net::UnixListener, service: Service, limits: Limits) {
+    let mut tasks = JoinSet::new();
+    let mut running: Vec<Running> = Vec::new();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "ctl socket: cannot accept");
+                tokio::time::sleep(ACCEPT_REST).await;
+                continue;
+            }
+        };
+        while let Some(ended) = tasks.try_join_next() {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                tracing::error!(%error, "ctl socket: a call panicked");
+            }
+        }
+        running.retain(|connection| !connection.task.is_finished());
+        if running.len() >= limits.connections_max {
+            // The one that has been quiet the longest gives way: whoever floods us closes its own connections, and an
+            // operator always gets in.
+            let oldest =
+                running.iter().enumerate().min_by_key(|(_, connection)| connection.last_activity.get());
+            if let Some((index, _)) = oldest {
+                running.swap_remove(index).task.abort();
+                tracing::debug!("ctl socket: too many connections, closed the quietest");
+            }
+        }
+        let last_activity = Rc::new(Cell::new(Instant::now()));
+        let connection = Connection::new(stream, limits, Rc::clone(&last_activity));
+        let task = tasks.spawn_local(connection.run(service.clone()));
+        running.push(Running { task, last_activity });
+    }
+}
+
+#[doc(hidden)]
+pub mod fuzzing {
+    //! A way in for the fuzzer: one message, no socket.
+
+    /// Answers one message as a connection would; `None` is a message that ends the connection.
+    pub async fn answer(switch: std::rc::Rc<dyn super::Switch>, message: &[u8]) -> Option<Vec<u8>> {
+        super::connection::answer_once(super::Service::new(switch), message).await
+    }
+}
