@@ -1,2 +1,26 @@
-//! Placeholder main, replaced by the crate's first feature.
-fn main() {}
+//! `weft`: the switch's daemon, its demo, and the command line that controls it.
+//!
+//! The composition root: only this package knows every crate. The command line itself is in `ctl`.
+#![forbid(unsafe_code)]
+
+use ctl::cli::{DaemonOptions, DemoOptions, Handlers};
+use std::process::ExitCode;
+
+/// The verbs that need more than the ctl socket.
+struct Verbs;
+
+impl Handlers for Verbs {
+    fn daemon(&self, _: DaemonOptions) -> ExitCode {
+        eprintln!("weft: cannot run the daemon: this build has none");
+        ExitCode::FAILURE
+    }
+
+    fn demo(&self, _: DemoOptions) -> ExitCode {
+        eprintln!("weft: cannot run the demo: this build has none");
+        ExitCode::FAILURE
+    }
+}
+
+fn main() -> ExitCode {
+    ctl::cli::run(std::env::args_os(), &Verbs)
+}

@@ -10,6 +10,8 @@
 //! Everything here belongs to the control thread, or to the process of a command; nothing touches a frame.
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod model;
 pub mod protocol;

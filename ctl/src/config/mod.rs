@@ -322,7 +322,7 @@ kind = "tap:tap0"
             (port("a", "netdev:eth0"), "interface eth0 is taken by network lan"),
             ("[network.wan]\nuplink = \"eth0\"".to_owned(), "interface eth0 is taken by network lan"),
         ] {
-            let text = text + "[network.lan]\nhost-if = \"on\"\nuplink = \"eth0\"\n";
+            let text = text + "\n[network.lan]\nhost-if = \"on\"\nuplink = \"eth0\"\n";
             let message = read(&text).unwrap_err();
             assert!(message.contains(why), "{message}");
         }

@@ -1,0 +1,220 @@
+//! Verbs that talk to the daemon: words checked, a call, its reply printed.
+
+use super::args::{FdbVerb, ForwardArgs, ForwardVerb, LeaseVerb, NatVerb, NetVerb, PortVerb, Verb};
+use super::render::Render;
+use super::{Environment, Failure};
+use crate::client::Client;
+use crate::model::{
+    ForwardSpec, NetworkChanges, NetworkSpec, PortChanges, PortSpec, parse_mac, parse_vlan, shown,
+    split_words,
+};
+use crate::protocol::{
+    Counters, FdbEntries, Forwards, Leases, NatSessionList, Networks, OneNetwork, OnePort, Ports, Status,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+use std::path::Path;
+use std::time::Duration;
+
+/// One command on its way to the daemon.
+pub(super) struct Caller<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) socket: Option<&'a Path>,
+    pub(super) timeout: Duration,
+    pub(super) json: bool,
+}
+
+impl Caller<'_> {
+    /// Checks the words, calls, and returns what to print. Words that can be seen to be wrong fail before there is a
+    /// daemon to ask.
+    pub(super) fn call(&self, verb: Verb) -> Result<String, Failure> {
+        match verb {
+            Verb::Status => self.show("Status", json!({}), |reply: Status| reply),
+            Verb::Net(verb) => self.net(verb),
+            Verb::Port(verb) => self.port(verb),
+            Verb::Fdb(verb) => self.fdb(verb),
+            Verb::Lease(LeaseVerb::List { network }) => {
+                self.show("LeaseList", json!({ "network": network }), |reply: Leases| reply.leases)
+            }
+            Verb::Nat(NatVerb::Sessions { network }) => {
+                self.show("NatSessions", json!({ "network": network }), |reply: NatSessionList| {
+                    reply.sessions
+                })
+            }
+            Verb::Forward(verb) => self.forward(verb),
+            Verb::Daemon(_) | Verb::Demo(_) | Verb::Completions { .. } => Ok(String::new()),
+        }
+    }
+
+    fn net(&self, verb: NetVerb) -> Result<String, Failure> {
+        match verb {
+            NetVerb::Add { may_exist, name, words } => {
+                let words = split(&words)?;
+                NetworkSpec::from_words(&name, words.iter().copied())?;
+                self.change("NetAdd", json!({ "name": name, "keys": keys(&words), "may_exist": may_exist }))
+            }
+            NetVerb::Set { name, words } => {
+                let words = split(&words)?;
+                NetworkChanges::from_words(&name, &words)?;
+                self.change("NetSet", json!({ "name": name, "keys": keys(&words) }))
+            }
+            NetVerb::Del { if_exists, name } => {
+                self.change("NetDel", json!({ "name": name, "if_exists": if_exists }))
+            }
+            NetVerb::List => self.show("NetList", json!({}), |reply: Networks| reply.networks),
+            NetVerb::Show { name } => {
+                self.show("NetShow", json!({ "name": name }), |reply: OneNetwork| reply.network)
+            }
+        }
+    }
+
+    fn port(&self, verb: PortVerb) -> Result<String, Failure> {
+        match verb {
+            PortVerb::Add { may_exist, network, port, kind, words } => {
+                let words = split(&words)?;
+                let kind = self.absolute_kind(&kind);
+                PortSpec::from_words(&network, &port, &kind, words.iter().copied())?;
+                let parameters = json!({
+                    "network": network, "name": port, "kind": kind, "keys": keys(&words), "may_exist": may_exist,
+                });
+                self.change("PortAdd", parameters)
+            }
+            PortVerb::Set { port, words } => {
+                let words = split(&words)?;
+                PortChanges::from_words(&port, &words)?;
+                self.change("PortSet", json!({ "name": port, "keys": keys(&words) }))
+            }
+            PortVerb::Del { if_exists, port } => {
+                self.change("PortDel", json!({ "name": port, "if_exists": if_exists }))
+            }
+            PortVerb::List { network } => {
+                self.show("PortList", json!({ "network": network }), |reply: Ports| reply.ports)
+            }
+            PortVerb::Show { port } => {
+                self.show("PortShow", json!({ "name": port }), |reply: OnePort| reply.port)
+            }
+            PortVerb::Stats { port: None } => {
+                self.show("PortStats", json!({}), |reply: Counters| reply.counters)
+            }
+            PortVerb::Stats { port: Some(port) } => {
+                let reply: Counters = self.ask("PortStats", json!({ "name": port }))?;
+                let counters = reply.counters.into_iter().find(|counters| counters.name == port);
+                let counters = counters.ok_or_else(|| {
+                    Failure::Refused(format!("the daemon gave no counters of port {}", shown(&port)))
+                })?;
+                Ok(self.print(&counters))
+            }
+        }
+    }
+
+    fn fdb(&self, verb: FdbVerb) -> Result<String, Failure> {
+        match verb {
+            FdbVerb::Show { network } => {
+                self.show("FdbShow", json!({ "network": network }), |reply: FdbEntries| reply.entries)
+            }
+            FdbVerb::Add { may_exist, network, port, mac, words } => {
+                parse_mac(&mac)?;
+                let vlan = vlan(&words)?;
+                let parameters = json!({ "network": network, "port": port, "mac": mac, "vlan": vlan, "may_exist": may_exist });
+                self.change("FdbAdd", parameters)
+            }
+            FdbVerb::Del { if_exists, network, mac, words } => {
+                parse_mac(&mac)?;
+                let vlan = vlan(&words)?;
+                self.change(
+                    "FdbDel",
+                    json!({ "network": network, "mac": mac, "vlan": vlan, "if_exists": if_exists }),
+                )
+            }
+            FdbVerb::Flush { network } => self.change("FdbFlush", json!({ "network": network })),
+        }
+    }
+
+    fn forward(&self, verb: ForwardVerb) -> Result<String, Failure> {
+        let parameters = |forward: &ForwardArgs, flag: &str, on: bool| {
+            let ForwardArgs { network, proto, listen, target } = forward;
+            ForwardSpec::from_words(network, proto, listen, target)?;
+            Ok::<_, Failure>(
+                json!({ "network": network, "proto": proto, "listen": listen, "target": target, flag: on }),
+            )
+        };
+        match verb {
+            ForwardVerb::Add { may_exist, forward } => {
+                self.change("ForwardAdd", parameters(&forward, "may_exist", may_exist)?)
+            }
+            ForwardVerb::Del { if_exists, forward } => {
+                self.change("ForwardDel", parameters(&forward, "if_exists", if_exists)?)
+            }
+            ForwardVerb::List { network } => {
+                self.show("ForwardList", json!({ "network": network }), |reply: Forwards| reply.forwards)
+            }
+        }
+    }
+
+    fn ask<R: DeserializeOwned>(&self, method: &str, mut parameters: Value) -> Result<R, Failure> {
+        // What was not said is left out, not sent as null.
+        if let Some(parameters) = parameters.as_object_mut() {
+            parameters.retain(|_, value| !value.is_null());
+        }
+        let sockets = self.environment.sockets(self.socket);
+        Ok(Client::connect(&sockets, self.timeout)?.call(method, &parameters)?)
+    }
+
+    fn change(&self, method: &str, parameters: Value) -> Result<String, Failure> {
+        let _: Map<String, Value> = self.ask(method, parameters)?;
+        Ok(if self.json { "{}\n".to_owned() } else { String::new() })
+    }
+
+    fn show<R: DeserializeOwned, T: Render + Serialize>(
+        &self,
+        method: &str,
+        parameters: Value,
+        what: impl FnOnce(R) -> T,
+    ) -> Result<String, Failure> {
+        self.ask(method, parameters).map(|reply| self.print(&what(reply)))
+    }
+
+    fn print<T: Render + Serialize>(&self, what: &T) -> String {
+        match self.json {
+            // Our replies are structs with string keys, which always serialize.
+            true => serde_json::to_string(what).unwrap_or_else(|_| "null".to_owned()) + "\n",
+            false => what.render(),
+        }
+    }
+
+    /// A kind whose socket path is absolute: the daemon has another working directory.
+    fn absolute_kind(&self, kind: &str) -> String {
+        match kind.split_once(':') {
+            Some((word @ ("vhost-user" | "stream"), path)) if !path.is_empty() => {
+                match self.environment.absolute(Path::new(path)).to_str() {
+                    Some(path) => format!("{word}:{path}"),
+                    // The daemon will say what is wrong with it.
+                    None => kind.to_owned(),
+                }
+            }
+            _ => kind.to_owned(),
+        }
+    }
+}
+
+/// `key=value` words; what is not of that form is a mistake in usage.
+fn split(words: &[String]) -> Result<Vec<(&str, &str)>, Failure> {
+    split_words(words).map_err(|e| Failure::Usage(e.to_string()))
+}
+
+fn keys(words: &[(&str, &str)]) -> Map<String, Value> {
+    words.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect()
+}
+
+/// The one key that FDB verbs take.
+fn vlan(words: &[String]) -> Result<Option<u16>, Failure> {
+    let mut vlan = None;
+    for (key, value) in split(words)? {
+        if key != "vlan" {
+            return Err(Failure::Refused(format!("{}= is no key of an address, only vlan= is", shown(key))));
+        }
+        vlan = Some(parse_vlan(value).map_err(|e| e.of("vlan="))?.get());
+    }
+    Ok(vlan)
+}
