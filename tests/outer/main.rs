@@ -1,10 +1,26 @@
 //! End-to-end tests: the real daemon between real namespaces, guests and front-ends.
 
+mod bridge;
+mod cli;
+mod guests;
+mod kernel;
+mod lifecycle;
+mod machine;
+mod restart;
+mod testpmd;
+
 use std::process::ExitCode;
 
 use harness::Suite;
 
 fn main() -> ExitCode {
-    let suite = Suite::default();
+    let mut suite = Suite::default();
+    cli::register(&mut suite);
+    lifecycle::register(&mut suite);
+    bridge::register(&mut suite);
+    kernel::register(&mut suite);
+    guests::register(&mut suite);
+    testpmd::register(&mut suite);
+    restart::register(&mut suite);
     suite.run()
 }

@@ -24,6 +24,7 @@ pub struct DaemonOptions {
     args: Vec<String>,
     namespace: Option<String>,
     config: Option<String>,
+    env: Vec<(String, String)>,
 }
 
 impl DaemonOptions {
@@ -36,6 +37,12 @@ impl DaemonOptions {
     /// With more arguments to `weft daemon`.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// With a variable in its environment.
+    pub fn env(mut self, key: &str, value: impl Into<String>) -> Self {
+        self.env.push((key.to_string(), value.into()));
         self
     }
 
@@ -96,6 +103,7 @@ fn spawn(dir: &Path, options: &DaemonOptions) -> Result<Child> {
         command.arg("--config").arg(dir.join("weft.toml"));
     }
     command.args(&options.args);
+    command.envs(options.env.iter().map(|(key, value)| (key, value)));
     let log = File::options().create(true).append(true).open(dir.join("daemon.log"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
     command.spawn().with_context(|| format!("cannot start {command:?}"))
