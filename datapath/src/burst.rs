@@ -6,9 +6,9 @@
 //! Invariant: the head's bytes and the segments of a frame add up to its length ([`Burst::push`] refuses
 //! others), so that every port can copy without counting again.
 
+use switch_core::Head;
 use switch_core::offload::OffloadSet;
 use switch_core::verdict::BURST;
-use switch_core::Head;
 
 pub use crate::memory::Segment;
 
@@ -93,7 +93,9 @@ impl Burst {
     pub fn push(&mut self, segments: &[Segment]) -> Result<(), PushError> {
         let Some(head) = self.heads.get(self.len) else { return Err(PushError::Full) };
         if !segments.is_empty() || head.tail_len() != 0 {
-            if segments.len() > FRAME_SEGMENTS || segments.iter().map(Segment::len).sum::<usize>() != head.tail_len() {
+            if segments.len() > FRAME_SEGMENTS
+                || segments.iter().map(Segment::len).sum::<usize>() != head.tail_len()
+            {
                 return Err(PushError::Malformed);
             }
             if self.segments.len() + segments.len() > BURST_SEGMENTS {
@@ -116,6 +118,29 @@ impl Burst {
     #[inline]
     pub fn heads_mut(&mut self) -> &mut [Head] {
         &mut self.heads[..self.len]
+    }
+
+    /// Keeps the frames whose bit is set in `keep`, in their order, and forgets the others. Their buffers
+    /// are the port's until it releases the burst, as before.
+    pub fn retain(&mut self, keep: u64) {
+        let mut kept = 0;
+        let mut end = 0;
+        for i in 0..self.len {
+            if keep & (1 << i) == 0 {
+                continue;
+            }
+            let tail = self.tails[i] as usize..self.tails[i + 1] as usize;
+            let len = tail.len();
+            if kept != i {
+                self.heads.swap(kept, i);
+                self.segments.copy_within(tail, end);
+            }
+            end += len;
+            kept += 1;
+            self.tails[kept] = end as u32;
+        }
+        self.len = kept;
+        self.segments.truncate(end);
     }
 
     /// The tail of frame `i`.

@@ -3,14 +3,28 @@
 //! - [`burst`]: a worker's frames: heads of its own, tails where the sender has them.
 //! - [`port`]: the contract of a port: receive queues that one worker polls, a transmit side that all share.
 //! - [`memory`]: the only place that touches bytes which somebody else may change meanwhile.
+//! - [`path`]: one burst's way from its receive queue to its destinations.
+//! - [`topology`], [`counters`], [`police`]: what holds for ports, and what is known of them.
+//! - [`pool`], [`host`]: the threads that poll, and how queues come to them and go.
 //! - [`tap`], [`netdev`], [`inmem`]: ports.
 //!
 //! The crate names no forwarding mode: decisions come through [`switch_core::mode`].
 
 pub mod burst;
+pub mod counters;
+mod dispatch;
+pub mod egress;
 pub mod host;
+pub mod inmem;
 pub mod memory;
+pub mod netdev;
+pub mod path;
+pub mod police;
+pub mod pool;
 pub mod port;
+pub mod tap;
+pub mod topology;
+mod worker;
 
 pub use burst::{Bucket, Burst, Frame, Segment};
 pub use host::{QueueHost, QueueId};

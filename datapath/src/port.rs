@@ -11,8 +11,8 @@
 
 use std::os::fd::RawFd;
 
-use switch_core::offload::OffloadSet;
 use switch_core::DropReason;
+use switch_core::offload::OffloadSet;
 
 use crate::burst::{Bucket, Burst};
 

@@ -77,8 +77,6 @@ reasons! {
     Isolated = "isolated", Ingress;
     /// No port to deliver to: nobody else is on the network or VLAN, or the port went away.
     NoDestination = "no_destination", Ingress;
-    /// The port sent more than its `rate=` allows.
-    RateLimited = "rate_limited", Ingress;
     /// The network has no service for the frame.
     Unhandled = "unhandled", Ingress;
 

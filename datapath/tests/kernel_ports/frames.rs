@@ -1,4 +1,4 @@
-//! Frames for the tests, and a forwarder of the smallest kind.
+//! Frames for the tests, made and taken apart.
 
 use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
@@ -123,45 +123,4 @@ pub(crate) fn receive(queue: &mut dyn RxQueue, burst: &mut Burst) -> usize {
     }
     assert!(drops.is_empty(), "{drops:?}");
     burst.len()
-}
-
-/// What a [`forward`] saw.
-#[derive(Debug, Default)]
-pub(crate) struct Seen {
-    /// Frames.
-    pub(crate) frames: u64,
-    /// Bytes of the longest.
-    pub(crate) longest: usize,
-    /// Frames that asked for segmentation.
-    pub(crate) super_frames: u64,
-    /// Frames that asked for a checksum.
-    pub(crate) partial: u64,
-    /// Frames that the other side did not take.
-    pub(crate) dropped: u64,
-    /// Frames of the largest burst.
-    pub(crate) burst: usize,
-}
-
-/// Moves one burst from `from` to `to`.
-pub(crate) fn forward(from: &mut dyn RxQueue, to: &dyn TxPort, burst: &mut Burst, seen: &mut Seen) -> usize {
-    burst.clear();
-    let mut drops = RxDrops::default();
-    let n = from.rx_burst(burst, &mut drops).expect("the port works");
-    assert!(drops.is_empty(), "{drops:?}");
-    for head in burst.heads_mut() {
-        trust(head);
-        seen.longest = seen.longest.max(head.frame_len());
-        seen.super_frames += u64::from(head.offload.gso.is_some());
-        seen.partial += u64::from(matches!(head.offload.checksum, Checksum::Partial { .. }));
-    }
-    let members: Vec<u8> = (0..n as u8).collect();
-    if n > 0 {
-        let report = to.tx_burst(0, &mut burst.bucket(&members)).expect("the port works");
-        assert_eq!((report.error, report.too_small), (0, 0));
-        seen.dropped += u64::from(report.dropped().count_ones());
-    }
-    from.release();
-    seen.frames += n as u64;
-    seen.burst = seen.burst.max(n);
-    n
 }

@@ -4,8 +4,10 @@
 //! `WEFT_TEST_REQUIRE=all` in the environment it is a failure.
 
 mod frames;
+mod netdev;
 mod netns;
 mod tap;
+mod traffic;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -16,8 +18,10 @@ fn main() {
     let arguments = Arguments::from_args();
     let unmet = netns::unmet_need();
     let require = std::env::var("WEFT_TEST_REQUIRE").is_ok_and(|v| v == "all");
-    let trials =
-        [tap::TESTS].concat().into_iter().map(|(name, body)| trial(name, body, unmet.clone(), require));
+    let trials = [tap::TESTS, netdev::TESTS]
+        .concat()
+        .into_iter()
+        .map(|(name, body)| trial(name, body, unmet.clone(), require));
     libtest_mimic::run(&arguments, trials.collect()).exit();
 }
 

@@ -16,6 +16,9 @@ pub(crate) fn unmet_need() -> Option<String> {
     if Command::new("ip").arg("-V").output().is_err() {
         return Some("needs iproute2".into());
     }
+    if Command::new("ethtool").arg("--version").output().is_err() {
+        return Some("needs ethtool".into());
+    }
     let entered = thread::spawn(|| enter_new().map_err(|e| e.to_string())).join();
     match entered {
         Ok(Ok(())) => None,
@@ -56,6 +59,16 @@ impl Namespace {
         Self(made.join().expect("a namespace"))
     }
 
+    /// A pair of interfaces: `inside` in here, `outside` in the calling thread's namespace.
+    pub(crate) fn veth(&self, inside: &str, outside: &str) {
+        let here = rustix::thread::gettid().as_raw_nonzero();
+        self.run(|| {
+            ip(&format!("link add {inside} type veth peer name {outside} netns {here}"));
+            hush(inside);
+        });
+        hush(outside);
+    }
+
     /// Runs `f` inside, on a thread of its own, and waits for it.
     pub(crate) fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
@@ -71,8 +84,17 @@ impl Namespace {
 
 /// Runs `ip`; panics with what it said if it fails.
 pub(crate) fn ip(arguments: &str) {
-    let out = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip runs");
-    assert!(out.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&out.stderr));
+    run("ip", arguments);
+}
+
+/// Runs `ethtool`; panics with what it said if it fails.
+pub(crate) fn ethtool(arguments: &str) {
+    run("ethtool", arguments);
+}
+
+fn run(program: &str, arguments: &str) {
+    let out = Command::new(program).args(arguments.split_whitespace()).output().expect("the program runs");
+    assert!(out.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&out.stderr));
 }
 
 /// Keeps the kernel from speaking on its own (router solicitations, multicast reports).

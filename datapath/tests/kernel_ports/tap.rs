@@ -1,9 +1,7 @@
 //! The tap port.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use datapath::netdev::link::Links;
@@ -16,8 +14,9 @@ use switch_core::MacAddr;
 use switch_core::offload::{Checksum, GsoKind, Offload, OffloadSet};
 
 use crate::Body;
-use crate::frames::{self, MAC_A, MAC_B, Seen, UDP_PARTIAL};
+use crate::frames::{self, MAC_A, MAC_B, UDP_PARTIAL};
 use crate::netns::{Namespace, hush, ip};
+use crate::traffic::{self, Seen, Stack};
 
 pub(crate) const TESTS: &[(&str, Body)] = &[
     ("tap_frames_pass_both_ways", frames_pass_both_ways),
@@ -72,55 +71,21 @@ fn frames_pass_both_ways() {
     }
 }
 
-/// Two namespaces with a tap each, one forwarding loop between them, and a TCP transfer from A to B.
-fn tcp_transfer(accepted: OffloadSet) -> (Seen, Seen) {
-    const BYTES: usize = 48 << 20;
-    let (a, b) = (Namespace::new(), Namespace::new());
-    let make = |address: &str| {
+/// The stack of a namespace of its own, at a tap with this address.
+pub(crate) fn stack_at_tap(address: &str, accepted: OffloadSet) -> Stack {
+    let namespace = Namespace::new();
+    let (rx, tx) = namespace.run(|| {
         let mut tap = Tap::open("weft0", 1).unwrap();
         tap.set_accepted(accepted).unwrap();
         tap.set_up(true).unwrap();
         ip(&format!("addr add {address}/24 dev weft0"));
         (tap.rx_queues().remove(0), tap.tx())
-    };
-    let (mut rx_a, tx_a) = a.run(|| make("10.0.0.1"));
-    let (mut rx_b, tx_b) = b.run(|| make("10.0.0.2"));
-    let done = AtomicBool::new(false);
-    let (mut there, mut back) = (Seen::default(), Seen::default());
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut burst = Burst::new();
-            while !done.load(Ordering::Relaxed) {
-                let n = frames::forward(&mut rx_a, &tx_b, &mut burst, &mut there)
-                    + frames::forward(&mut rx_b, &tx_a, &mut burst, &mut back);
-                if n == 0 {
-                    std::thread::sleep(Duration::from_micros(20));
-                }
-            }
-        });
-        let byte = |i: usize| (i.wrapping_mul(2_654_435_761) >> 11) as u8;
-        let listener = b.run(|| TcpListener::bind("10.0.0.2:5001").unwrap());
-        let receiver = scope.spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-            let mut buffer = vec![0; 1 << 16];
-            let mut at = 0;
-            while at < BYTES {
-                let n = stream.read(&mut buffer).unwrap();
-                assert_ne!(n, 0, "the stream ended after {at} bytes");
-                assert!(buffer[..n].iter().enumerate().all(|(i, &b)| b == byte(at + i)), "damaged near {at}");
-                at += n;
-            }
-        });
-        let mut stream = a.run(|| TcpStream::connect("10.0.0.2:5001").unwrap());
-        let data: Vec<u8> = (0..BYTES).map(byte).collect();
-        let sent = stream.write_all(&data);
-        let received = receiver.join();
-        done.store(true, Ordering::Relaxed);
-        sent.unwrap();
-        received.unwrap();
     });
-    (there, back)
+    Stack { namespace, rx: Box::new(rx), tx: Box::new(tx) }
+}
+
+fn tcp_transfer(accepted: OffloadSet) -> (Seen, Seen) {
+    traffic::tcp(stack_at_tap("10.0.0.1", accepted), stack_at_tap("10.0.0.2", accepted))
 }
 
 fn tcp_super_frames_pass() {

@@ -1,0 +1,318 @@
+//! The workers as one: who polls what, and how the control side reaches them.
+//!
+//! Everything here is called off the workers. Queues are shared out so that each worker has about as many,
+//! and moved when ports come and go. A change of topology returns when every worker has taken it over, so
+//! that it holds for the next frame.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use mio::{Poll, Waker};
+use rustix::thread::{CpuSet, sched_setaffinity};
+use switch_core::{Instant, PortId};
+
+use crate::host::{QueueHost, QueueId};
+use crate::port::RxQueue;
+use crate::topology::Topology;
+use crate::worker::{Command, WAKER, Worker};
+
+pub use crate::worker::WorkerStats;
+
+/// Events that wait for the control side, at most; further ones are counted and lost.
+const EVENTS: usize = 1024;
+
+/// How a worker spends its time when there is no work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pacing {
+    /// Polls under load, sleeps when idle.
+    #[default]
+    Adaptive,
+    /// Never sleeps.
+    Busy,
+}
+
+/// What workers tell the control side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A port's queue or transmit side failed. The queue is left alone until it is taken back.
+    Broken {
+        /// The port.
+        port: PortId,
+        /// Why, for a person to read.
+        reason: String,
+    },
+}
+
+/// The workers' end of the events. Never blocks.
+#[derive(Clone, Debug)]
+pub struct EventSink {
+    to: SyncSender<Event>,
+    lost: Arc<AtomicU64>,
+    wake: Option<Arc<rustix::fd::OwnedFd>>,
+}
+
+impl EventSink {
+    pub(crate) fn send(&self, event: Event) {
+        if self.to.try_send(event).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(fd) = &self.wake {
+            // A full counter means that the reader has been told already.
+            let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// How the datapath is to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// One worker on each of these CPUs, bound to it; empty is one worker, not bound.
+    pub cpus: Vec<usize>,
+    /// What workers do when there is no work.
+    pub pacing: Pacing,
+}
+
+struct Handle {
+    cpu: Option<usize>,
+    commands: Sender<Command>,
+    pending: Arc<AtomicBool>,
+    waker: Waker,
+    stats: Arc<WorkerStats>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    fn tell(&self, command: Command) {
+        // A worker ends only when the datapath is dropped, so the queue has a reader.
+        if self.commands.send(command).is_ok() {
+            self.pending.store(true, Ordering::Release);
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Assigned {
+    next: u64,
+    /// Which worker polls which queue of which port.
+    queues: BTreeMap<QueueId, (usize, PortId)>,
+}
+
+/// The workers. See the module's text.
+pub struct Datapath {
+    workers: Vec<Handle>,
+    assigned: Mutex<Assigned>,
+    topology: Mutex<Arc<Topology>>,
+    events: Mutex<Option<Receiver<Event>>>,
+    events_fd: Arc<rustix::fd::OwnedFd>,
+    events_lost: Arc<AtomicU64>,
+    origin: std::time::Instant,
+}
+
+impl std::fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Datapath").field("workers", &self.workers.len()).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while holding one of these; if it did, the data is still whole.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+impl Datapath {
+    /// Starts the workers. Errors: no epoll or eventfd to be had, a CPU that does not exist, no thread.
+    pub fn start(options: &Options) -> io::Result<Self> {
+        let (to, events) = sync_channel(EVENTS);
+        let events_fd = Arc::new(rustix::event::eventfd(
+            0,
+            rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC,
+        )?);
+        let events_lost = Arc::new(AtomicU64::new(0));
+        let sink = EventSink { to, lost: Arc::clone(&events_lost), wake: Some(Arc::clone(&events_fd)) };
+        let origin = std::time::Instant::now();
+        let cpus: Vec<Option<usize>> = if options.cpus.is_empty() {
+            vec![None]
+        } else {
+            options.cpus.iter().copied().map(Some).collect()
+        };
+        let mut this = Self {
+            workers: Vec::new(),
+            assigned: Mutex::default(),
+            topology: Mutex::default(),
+            events: Mutex::new(Some(events)),
+            events_fd,
+            events_lost,
+            origin,
+        };
+        for (index, cpu) in cpus.into_iter().enumerate() {
+            let worker = Self::start_worker(index, cpu, options.pacing, origin, sink.clone())?;
+            this.workers.push(worker);
+        }
+        Ok(this)
+    }
+
+    fn start_worker(
+        index: usize,
+        cpu: Option<usize>,
+        pacing: Pacing,
+        origin: std::time::Instant,
+        sink: EventSink,
+    ) -> io::Result<Handle> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        let (commands, receiver) = channel();
+        let pending = Arc::new(AtomicBool::new(false));
+        let stats = Arc::new(WorkerStats::default());
+        let (ready, started) = sync_channel(1);
+        let worker_pending = Arc::clone(&pending);
+        let worker_stats = Arc::clone(&stats);
+        let thread = std::thread::Builder::new().name(format!("weft-worker-{index}")).spawn(move || {
+            let bound = match cpu {
+                None => Ok(()),
+                Some(cpu) if cpu >= CpuSet::MAX_CPU => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+                Some(cpu) => {
+                    let mut set = CpuSet::new();
+                    set.set(cpu);
+                    sched_setaffinity(None, &set).map_err(io::Error::from)
+                }
+            };
+            let failed = bound.is_err();
+            let _ = ready.send(bound);
+            if !failed {
+                Worker::new(index, poll, receiver, worker_pending, pacing, origin, worker_stats, sink).run();
+            }
+        })?;
+        let bound = started.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+        bound.map_err(|e| {
+            io::Error::new(e.kind(), format!("binding a worker to CPU {}: {e}", cpu.unwrap_or_default()))
+        })?;
+        Ok(Handle { cpu, commands, pending, waker, stats, thread: Some(thread) })
+    }
+
+    /// Workers, at least one.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// What each worker did, and the CPU that it is bound to.
+    pub fn stats(&self) -> impl Iterator<Item = (Option<usize>, &WorkerStats)> {
+        self.workers.iter().map(|w| (w.cpu, &*w.stats))
+    }
+
+    /// Now, on the clock that workers give to modes.
+    pub fn now(&self) -> Instant {
+        Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The receiving end of the workers' events; `None` after the first call. [`Datapath::events_fd`]
+    /// becomes readable when there are some.
+    pub fn take_events(&self) -> Option<Receiver<Event>> {
+        lock(&self.events).take()
+    }
+
+    /// An eventfd that counts events.
+    pub fn events_fd(&self) -> &Arc<rustix::fd::OwnedFd> {
+        &self.events_fd
+    }
+
+    /// Events that found the queue full.
+    pub fn events_lost(&self) -> u64 {
+        self.events_lost.load(Ordering::Relaxed)
+    }
+
+    /// Swaps in another topology; returns when every worker uses it.
+    pub fn set_topology(&self, topology: Topology) {
+        let topology = Arc::new(topology);
+        let mut current = lock(&self.topology);
+        *current = Arc::clone(&topology);
+        let waits: Vec<Receiver<()>> = self
+            .workers
+            .iter()
+            .map(|w| {
+                let (reply, wait) = sync_channel(1);
+                w.tell(Command::Topology { topology: Arc::clone(&topology), reply });
+                wait
+            })
+            .collect();
+        for wait in waits {
+            // An error is a worker that has ended: it uses no topology.
+            let _ = wait.recv();
+        }
+    }
+
+    /// The topology that all workers use.
+    pub fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&lock(&self.topology))
+    }
+
+    fn take_back(&self, worker: usize, id: QueueId) -> Option<Box<dyn RxQueue>> {
+        let (reply, wait) = sync_channel(1);
+        self.workers.get(worker)?.tell(Command::Detach { id, reply });
+        wait.recv().ok().flatten()
+    }
+
+    /// The workers with the fewest and the most queues, and how many those have.
+    fn extremes(&self, assigned: &Assigned) -> ((usize, usize), (usize, usize)) {
+        let mut loads = vec![0usize; self.workers.len()];
+        for &(worker, _) in assigned.queues.values() {
+            loads[worker] += 1;
+        }
+        let fewest = loads.iter().copied().enumerate().min_by_key(|&(i, n)| (n, i)).unwrap_or((0, 0));
+        let most = loads.iter().copied().enumerate().max_by_key(|&(i, n)| (n, i)).unwrap_or((0, 0));
+        (fewest, most)
+    }
+
+    /// Moves queues from the worker with the most to the one with the fewest until they differ by one.
+    fn level(&self, assigned: &mut Assigned) {
+        loop {
+            let ((to, few), (from, many)) = self.extremes(assigned);
+            if many <= few + 1 {
+                return;
+            }
+            let Some((&id, &(_, port))) = assigned.queues.iter().find(|(_, (w, _))| *w == from) else {
+                return;
+            };
+            let Some(queue) = self.take_back(from, id) else { return };
+            self.workers[to].tell(Command::Attach { id, port, queue });
+            assigned.queues.insert(id, (to, port));
+        }
+    }
+}
+
+impl QueueHost for Datapath {
+    fn attach(&self, port: PortId, queue: Box<dyn RxQueue>) -> QueueId {
+        let mut assigned = lock(&self.assigned);
+        let id = QueueId(assigned.next);
+        assigned.next += 1;
+        let ((worker, _), _) = self.extremes(&assigned);
+        assigned.queues.insert(id, (worker, port));
+        self.workers[worker].tell(Command::Attach { id, port, queue });
+        id
+    }
+
+    fn detach(&self, id: QueueId) -> Option<Box<dyn RxQueue>> {
+        let mut assigned = lock(&self.assigned);
+        let (worker, _) = assigned.queues.remove(&id)?;
+        let queue = self.take_back(worker, id);
+        self.level(&mut assigned);
+        queue
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        for w in &self.workers {
+            w.tell(Command::Stop);
+        }
+        for w in &mut self.workers {
+            if let Some(thread) = w.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! A worker: one thread that polls receive queues and carries their frames to where they go.
+//!
+//! Pacing has three stages. While any queue has work the worker polls all that are *active*. When a round
+//! finds none it backs off in small steps. After that it *arms* the queues (asks their senders for
+//! notifications), looks once more, and sleeps in epoll. A queue that finds nothing while others are busy is
+//! armed by itself and leaves the round, so that a thousand idle ports cost a busy pair nothing; a busy worker
+//! looks at epoll every [`EVENTS_EVERY`]. With [`Pacing::Busy`] nothing is ever armed.
+//!
+//! What the control side wants (queues to attach or give back, another topology) comes by a queue of commands
+//! and is done between two bursts, when no frame borrows anything.
+
+use std::collections::HashMap;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use switch_core::{Instant, PortId};
+
+use crate::host::QueueId;
+use crate::path::{Found, FramePath};
+use crate::pool::{Event, EventSink, Pacing};
+use crate::port::{Armed, PortError, RxQueue};
+use crate::topology::Topology;
+
+/// How long a round may find nothing before the worker backs off.
+const SPIN: Duration = Duration::from_micros(20);
+/// How long it backs off, yielding the CPU between rounds, before it arms its queues and sleeps.
+const BACK_OFF: Duration = Duration::from_micros(60);
+/// How long a single queue may find nothing, while others are busy, before it is armed by itself.
+const QUEUE_IDLE: Duration = Duration::from_micros(200);
+/// How often a busy worker looks for notifications of armed queues.
+const EVENTS_EVERY: Duration = Duration::from_micros(50);
+/// Bursts taken from one queue before the next has its turn.
+const BURSTS_PER_TURN: usize = 1;
+
+/// The waker's token; queues have the ones after it.
+pub(crate) const WAKER: Token = Token(0);
+
+/// What the control side asks of a worker.
+pub(crate) enum Command {
+    /// Poll this queue from now on.
+    Attach { id: QueueId, port: PortId, queue: Box<dyn RxQueue> },
+    /// Give this queue back.
+    Detach { id: QueueId, reply: SyncSender<Option<Box<dyn RxQueue>>> },
+    /// Use this topology from the next burst on.
+    Topology { topology: Arc<Topology>, reply: SyncSender<()> },
+    /// End.
+    Stop,
+}
+
+/// What a worker did, read in place by anybody. The worker is the only writer.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    /// Queues attached.
+    pub queues: AtomicU64,
+    /// Queues looked at.
+    pub polls: AtomicU64,
+    /// Of those, without finding a frame.
+    pub polls_idle: AtomicU64,
+    /// Bursts that held at least one frame.
+    pub bursts: AtomicU64,
+    /// Frames received.
+    pub frames: AtomicU64,
+    /// Times that the worker went to sleep.
+    pub sleeps: AtomicU64,
+    /// Nanoseconds spent on bursts that held at least one frame.
+    pub busy_ns: AtomicU64,
+}
+
+#[inline]
+fn bump(counter: &AtomicU64, n: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Polled in every round; found work last at this time.
+    Active(Instant),
+    /// Notifications are on.
+    Armed,
+    /// Has sent what its rate allows; polled again at this time.
+    Throttled(Instant),
+    /// Broken; kept until it is taken back.
+    Failed,
+}
+
+struct Queue {
+    port: PortId,
+    queue: Box<dyn RxQueue>,
+    state: State,
+    fd: RawFd,
+}
+
+pub(crate) struct Worker {
+    poll: Poll,
+    commands: Receiver<Command>,
+    /// Set after a command was sent, so that a round costs one relaxed load when there is none.
+    pending: Arc<AtomicBool>,
+    pacing: Pacing,
+    origin: std::time::Instant,
+    stats: Arc<WorkerStats>,
+    sink: EventSink,
+
+    path: FramePath,
+    /// By token less one; tokens are reused.
+    queues: Vec<Option<Queue>>,
+    tokens: HashMap<QueueId, usize>,
+    /// Slots of `queues` that are polled in every round.
+    active: Vec<usize>,
+    /// Slots that wait for their rate.
+    throttled: Vec<usize>,
+    /// Whether the last round found work: only then are idle queues armed by themselves.
+    busy: bool,
+}
+
+impl Worker {
+    #[expect(clippy::too_many_arguments, reason = "called once, by the pool, which has them all at hand")]
+    pub(crate) fn new(
+        index: usize,
+        poll: Poll,
+        commands: Receiver<Command>,
+        pending: Arc<AtomicBool>,
+        pacing: Pacing,
+        origin: std::time::Instant,
+        stats: Arc<WorkerStats>,
+        sink: EventSink,
+    ) -> Self {
+        Self {
+            poll,
+            commands,
+            pending,
+            pacing,
+            origin,
+            stats,
+            sink,
+            path: FramePath::new(index),
+            queues: Vec::new(),
+            tokens: HashMap::new(),
+            active: Vec::new(),
+            throttled: Vec::new(),
+            busy: false,
+        }
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Runs until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        let mut looked = Instant::ORIGIN;
+        let mut worked = self.now();
+        loop {
+            if self.pending.load(Ordering::Relaxed) && !self.obey() {
+                return;
+            }
+            let now = self.now();
+            if self.round(now) {
+                worked = now;
+                if now.since(looked) >= EVENTS_EVERY && self.pacing == Pacing::Adaptive {
+                    looked = now;
+                    self.wait(&mut events, Some(Duration::ZERO));
+                }
+                continue;
+            }
+            if self.pacing == Pacing::Busy {
+                std::hint::spin_loop();
+                continue;
+            }
+            let idle = now.since(worked);
+            if idle < SPIN && !self.active.is_empty() {
+                std::hint::spin_loop();
+            } else if idle < SPIN + BACK_OFF && !self.active.is_empty() {
+                std::thread::yield_now();
+                // Others may be asking while nobody is sending.
+                looked = now;
+                self.wait(&mut events, Some(Duration::ZERO));
+            } else if self.arm_all() {
+                bump(&self.stats.sleeps, 1);
+                let timeout = self.throttled_until().map(|t| t.since(self.now()) + Duration::from_micros(50));
+                self.wait(&mut events, timeout);
+                worked = self.now();
+            }
+        }
+    }
+
+    /// Does what was asked; false to end.
+    fn obey(&mut self) -> bool {
+        // Cleared before the queue is drained: a command sent meanwhile sets it again.
+        self.pending.swap(false, Ordering::AcqRel);
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Attach { id, port, queue } => self.attach(id, port, queue),
+                Command::Detach { id, reply } => {
+                    let queue = self.detach(id);
+                    // Who asked may have given up waiting; the queue is then dropped here.
+                    let _ = reply.send(queue);
+                }
+                Command::Topology { topology, reply } => {
+                    self.path.adopt(topology);
+                    let _ = reply.send(());
+                }
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
+    fn attach(&mut self, id: QueueId, port: PortId, queue: Box<dyn RxQueue>) {
+        let fd = queue.wake_fd();
+        let slot = self.queues.iter().position(Option::is_none).unwrap_or(self.queues.len());
+        if slot == self.queues.len() {
+            self.queues.push(None);
+        }
+        let mut state = State::Active(self.now());
+        if let Err(error) =
+            self.poll.registry().register(&mut SourceFd(&fd), Token(slot + 1), Interest::READABLE)
+        {
+            let error = PortError::Io { what: "asking to be woken by the queue", source: error };
+            self.sink.send(Event::Broken { port, reason: error.to_string() });
+            state = State::Failed;
+        } else {
+            self.active.push(slot);
+        }
+        self.tokens.insert(id, slot);
+        self.queues[slot] = Some(Queue { port, queue, state, fd });
+        self.stats.queues.store(self.tokens.len() as u64, Ordering::Relaxed);
+    }
+
+    fn detach(&mut self, id: QueueId) -> Option<Box<dyn RxQueue>> {
+        let slot = self.tokens.remove(&id)?;
+        let queue = self.queues.get_mut(slot)?.take()?;
+        self.active.retain(|&s| s != slot);
+        self.throttled.retain(|&s| s != slot);
+        if queue.state != State::Failed {
+            // Fails only if the descriptor is gone already, and then it is not watched any more.
+            let _ = self.poll.registry().deregister(&mut SourceFd(&queue.fd));
+        }
+        self.stats.queues.store(self.tokens.len() as u64, Ordering::Relaxed);
+        Some(queue.queue)
+    }
+
+    /// Looks once at every active queue; true if any had work.
+    fn round(&mut self, now: Instant) -> bool {
+        if !self.throttled.is_empty() {
+            self.release_throttled(now);
+        }
+        let mut worked = false;
+        let mut idle = 0;
+        let mut polls = 0;
+        let mut i = 0;
+        while i < self.active.len() {
+            let slot = self.active[i];
+            let mut stays = true;
+            for _ in 0..BURSTS_PER_TURN {
+                polls += 1;
+                match self.look(slot, now) {
+                    Found::Frames(frames) => {
+                        worked = true;
+                        bump(&self.stats.bursts, 1);
+                        bump(&self.stats.frames, frames as u64);
+                        self.set_state(slot, State::Active(now));
+                    }
+                    Found::Nothing => {
+                        idle += 1;
+                        stays = !(self.busy && self.pacing == Pacing::Adaptive && self.arm_idle(slot, now));
+                        break;
+                    }
+                    Found::Throttled(until) => {
+                        self.set_state(slot, State::Throttled(until));
+                        self.throttled.push(slot);
+                        stays = false;
+                        break;
+                    }
+                    Found::Broken(error) => {
+                        self.fail(slot, &error);
+                        stays = false;
+                        break;
+                    }
+                }
+            }
+            if stays {
+                i += 1;
+            } else {
+                self.active.swap_remove(i);
+            }
+        }
+        self.busy = worked;
+        bump(&self.stats.polls, polls);
+        bump(&self.stats.polls_idle, idle);
+        worked
+    }
+
+    fn look(&mut self, slot: usize, now: Instant) -> Found {
+        let Some(Some(q)) = self.queues.get_mut(slot) else { return Found::Nothing };
+        let found = self.path.carry(now, q.port, &mut *q.queue);
+        for (port, error) in self.path.broken() {
+            self.sink.send(Event::Broken { port, reason: error.to_string() });
+        }
+        found
+    }
+
+    fn set_state(&mut self, slot: usize, state: State) {
+        if let Some(Some(q)) = self.queues.get_mut(slot) {
+            q.state = state;
+        }
+    }
+
+    /// Arms one queue that has been idle while others were busy; true if it left the round.
+    fn arm_idle(&mut self, slot: usize, now: Instant) -> bool {
+        let Some(Some(q)) = self.queues.get_mut(slot) else { return false };
+        let State::Active(last) = q.state else { return false };
+        if now.since(last) < QUEUE_IDLE {
+            return false;
+        }
+        match q.queue.arm() {
+            Ok(Armed::Sleeping) => {
+                q.state = State::Armed;
+                true
+            }
+            Ok(Armed::Work) => false,
+            Err(error) => {
+                self.fail(slot, &error);
+                true
+            }
+        }
+    }
+
+    /// Arms every active queue; true if all of them sleep. One that has work stays active.
+    fn arm_all(&mut self) -> bool {
+        let mut i = 0;
+        while i < self.active.len() {
+            let slot = self.active[i];
+            let Some(Some(q)) = self.queues.get_mut(slot) else {
+                self.active.swap_remove(i);
+                continue;
+            };
+            match q.queue.arm() {
+                Ok(Armed::Sleeping) => {
+                    q.state = State::Armed;
+                    self.active.swap_remove(i);
+                }
+                Ok(Armed::Work) => i += 1,
+                Err(error) => {
+                    self.fail(slot, &error);
+                    self.active.swap_remove(i);
+                }
+            }
+        }
+        self.active.is_empty()
+    }
+
+    fn fail(&mut self, slot: usize, error: &PortError) {
+        if let Some(Some(q)) = self.queues.get_mut(slot) {
+            q.state = State::Failed;
+            let _ = self.poll.registry().deregister(&mut SourceFd(&q.fd));
+            self.sink.send(Event::Broken { port: q.port, reason: error.to_string() });
+        }
+    }
+
+    fn throttled_until(&self) -> Option<Instant> {
+        let until = |&slot: &usize| match self.queues.get(slot)?.as_ref()?.state {
+            State::Throttled(t) => Some(t),
+            _ => None,
+        };
+        self.throttled.iter().filter_map(until).min()
+    }
+
+    fn release_throttled(&mut self, now: Instant) {
+        let mut i = 0;
+        while i < self.throttled.len() {
+            let slot = self.throttled[i];
+            match self.queues.get_mut(slot) {
+                Some(Some(q)) if matches!(q.state, State::Throttled(t) if t > now) => i += 1,
+                Some(Some(q)) => {
+                    q.state = State::Active(now);
+                    self.active.push(slot);
+                    self.throttled.swap_remove(i);
+                }
+                _ => {
+                    self.throttled.swap_remove(i);
+                }
+            }
+        }
+    }
+
+    /// Waits for notifications and puts the queues that they are for back into the round.
+    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) {
+        // An interrupted wait is a wait that found nothing.
+        if self.poll.poll(events, timeout).is_err() {
+            return;
+        }
+        let now = self.now();
+        for event in events.iter() {
+            let Some(slot) = event.token().0.checked_sub(1) else { continue };
+            if let Some(Some(q)) = self.queues.get_mut(slot)
+                && q.state == State::Armed
+            {
+                q.queue.disarm();
+                q.state = State::Active(now);
+                self.active.push(slot);
+            }
+        }
+    }
+}
