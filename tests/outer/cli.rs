@@ -127,11 +127,12 @@ fn later_words_are_refused_by_name() -> Result<()> {
     let daemon = Daemon::start()?;
     daemon.ok("net add n mode=bridge")?;
     let kind = format!("vhost-user:{}", daemon.path("p.sock").display());
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (&["net", "add", "m", "mode=nat"], "nat"),
         (&["net", "add", "m", "mode=bridge", "subnet=10.0.0.0/24"], "subnet"),
         (&["net", "add", "m", "mode=bridge", "colour=red"], "colour"),
-        (&["port", "add", "n", "p", &kind, "rate=10Mb/s"], "rate"),
+        (&["net", "add", "m", "mode=bridge", "dhcp=off"], "dhcp"),
+        (&["port", "add", "n", "p", "stream:/tmp/weft-stream"], "stream"),
         (&["port", "add", "n", "p", &kind, "colour=red"], "colour"),
     ];
     for (case, word) in cases {
