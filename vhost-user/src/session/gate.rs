@@ -1,0 +1,232 @@
+//! What stands before the crate's request handler: it looks at each message without taking it from the
+//! socket, and lets through what is whole and has as many descriptors as its kind may have.
+//!
+//! Peeking keeps the handler from ever waiting in the middle of a message of a slow front-end, and shows the
+//! messages that the handler does not know and this back-end answers itself ([`Request::is_ours`]).
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
+
+/// Bytes of a message's header: request, flags, size.
+pub(super) const HEADER: usize = 12;
+/// Bytes of a message's body, at most: the handler's own limit.
+const BODY_MAX: u32 = 0x1000;
+/// Descriptors that the kernel passes with one message, at most.
+const SCM_MAX_FD: usize = 253;
+
+const VERSION: u32 = 1;
+const VERSION_MASK: u32 = 3;
+const REPLY: u32 = 4;
+const NEED_REPLY: u32 = 8;
+
+/// A message's kind, in the specification's numbers ("Front-end message types").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Request(pub(super) u32);
+
+impl Request {
+    pub(super) const SEND_RARP: Self = Self(19);
+    pub(super) const NET_SET_MTU: Self = Self(20);
+    pub(super) const SET_STATUS: Self = Self(39);
+    pub(super) const GET_STATUS: Self = Self(40);
+
+    const NAMES: [&'static str; 41] = [
+        "NONE",
+        "GET_FEATURES",
+        "SET_FEATURES",
+        "SET_OWNER",
+        "RESET_OWNER",
+        "SET_MEM_TABLE",
+        "SET_LOG_BASE",
+        "SET_LOG_FD",
+        "SET_VRING_NUM",
+        "SET_VRING_ADDR",
+        "SET_VRING_BASE",
+        "GET_VRING_BASE",
+        "SET_VRING_KICK",
+        "SET_VRING_CALL",
+        "SET_VRING_ERR",
+        "GET_PROTOCOL_FEATURES",
+        "SET_PROTOCOL_FEATURES",
+        "GET_QUEUE_NUM",
+        "SET_VRING_ENABLE",
+        "SEND_RARP",
+        "NET_SET_MTU",
+        "SET_BACKEND_REQ_FD",
+        "IOTLB_MSG",
+        "SET_VRING_ENDIAN",
+        "GET_CONFIG",
+        "SET_CONFIG",
+        "CREATE_CRYPTO_SESSION",
+        "CLOSE_CRYPTO_SESSION",
+        "POSTCOPY_ADVISE",
+        "POSTCOPY_LISTEN",
+        "POSTCOPY_END",
+        "GET_INFLIGHT_FD",
+        "SET_INFLIGHT_FD",
+        "GPU_SET_SOCKET",
+        "RESET_DEVICE",
+        "VRING_KICK",
+        "GET_MAX_MEM_SLOTS",
+        "ADD_MEM_REG",
+        "REM_MEM_REG",
+        "SET_STATUS",
+        "GET_STATUS",
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        Self::NAMES.get(self.0 as usize).copied().unwrap_or("unknown")
+    }
+
+    /// True for the messages that `vhost`'s handler does not know and we answer.
+    pub(super) fn is_ours(self) -> bool {
+        matches!(self, Self::SEND_RARP | Self::NET_SET_MTU | Self::SET_STATUS | Self::GET_STATUS)
+    }
+
+    /// How many descriptors come with the message, at least and at most. Where 0 and 1 are both possible, a
+    /// bit of the body says which, and the handler compares.
+    fn descriptors(self) -> (usize, usize) {
+        match self.name() {
+            "SET_MEM_TABLE" => (1, 32),
+            "ADD_MEM_REG" | "SET_LOG_BASE" | "SET_LOG_FD" | "SET_BACKEND_REQ_FD" | "SET_INFLIGHT_FD" => (1, 1),
+            "SET_VRING_KICK" | "SET_VRING_CALL" | "SET_VRING_ERR" | "REM_MEM_REG" => (0, 1),
+            _ => (0, 0),
+        }
+    }
+}
+
+/// A message's header.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Header {
+    pub(super) request: Request,
+    flags: u32,
+    size: u32,
+}
+
+impl Header {
+    fn parse(bytes: [u8; HEADER]) -> Self {
+        let word = |i: usize| u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]]);
+        Self { request: Request(word(0)), flags: word(4), size: word(8) }
+    }
+
+    pub(super) fn needs_reply(&self) -> bool {
+        self.flags & NEED_REPLY != 0
+    }
+}
+
+/// What is at the front of the socket.
+#[derive(Debug)]
+pub(super) enum Peeked {
+    /// The front-end closed.
+    Closed,
+    /// Nothing, or not all of a message yet.
+    Partial,
+    /// A whole message.
+    Whole(Header),
+}
+
+/// Why a message is not let through.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum GateError {
+    #[error("{0}")]
+    Socket(#[from] io::Error),
+    #[error("a message of version {0}, not {VERSION}")]
+    Version(u32),
+    #[error("a reply where a request was expected")]
+    Reply,
+    #[error("message {name} ({number}) has a body of {size} bytes; {BODY_MAX} are allowed", number = .request.0, name = .request.name())]
+    TooLong { request: Request, size: u32 },
+    #[error("message {name} came with {count} file descriptors", name = .request.name())]
+    Descriptors { request: Request, count: usize },
+    #[error("message {name} came with more file descriptors than could be received", name = .request.name())]
+    Truncated { request: Request },
+    #[error("message {name} has a body of {size} bytes", name = .request.name())]
+    Size { request: Request, size: u32 },
+}
+
+/// Looks at the next message. Nothing is taken from the socket; the descriptors that looking duplicates are
+/// closed.
+pub(super) fn peek(socket: impl AsFd) -> Result<Peeked, GateError> {
+    let mut bytes = [0u8; HEADER];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let got = match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+        Ok(got) => got,
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(Peeked::Partial),
+        Err(rustix::io::Errno::CONNRESET) => return Ok(Peeked::Closed),
+        Err(e) => return Err(GateError::Socket(e.into())),
+    };
+    // Draining drops, and so closes, every one of them.
+    let count: usize = control
+        .drain()
+        .map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.count(),
+            _ => 0,
+        })
+        .sum();
+    if got.bytes == 0 {
+        return Ok(Peeked::Closed);
+    }
+    if got.bytes < HEADER {
+        return Ok(Peeked::Partial);
+    }
+    let header = Header::parse(bytes);
+    let (request, size) = (header.request, header.size);
+    if header.flags & VERSION_MASK != VERSION {
+        return Err(GateError::Version(header.flags & VERSION_MASK));
+    }
+    if header.flags & REPLY != 0 {
+        return Err(GateError::Reply);
+    }
+    if size > BODY_MAX {
+        return Err(GateError::TooLong { request, size });
+    }
+    if got.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(GateError::Truncated { request });
+    }
+    let (least, most) = request.descriptors();
+    if !(least..=most).contains(&count) {
+        return Err(GateError::Descriptors { request, count });
+    }
+    let queued = rustix::io::ioctl_fionread(&socket).map_err(io::Error::from)?;
+    if queued < (HEADER as u64) + u64::from(size) {
+        return Ok(Peeked::Partial);
+    }
+    Ok(Peeked::Whole(header))
+}
+
+/// Takes a message of ours from the socket: no body, or one number.
+pub(super) fn take(socket: impl AsFd, header: &Header) -> Result<Option<u64>, GateError> {
+    let (request, size) = (header.request, header.size);
+    if size != if request == Request::GET_STATUS { 0 } else { 8 } {
+        return Err(GateError::Size { request, size });
+    }
+    let mut bytes = [0u8; HEADER + 8];
+    let whole = HEADER + size as usize;
+    let (got, _) = rustix::net::recv(&socket, &mut bytes[..whole], RecvFlags::WAITALL).map_err(io::Error::from)?;
+    if got != whole {
+        return Err(GateError::Size { request, size: got.saturating_sub(HEADER) as u32 });
+    }
+    Ok(bytes[HEADER..whole].first_chunk().map(|b| u64::from_ne_bytes(*b)))
+}
+
+/// Answers a message of ours with one number.
+pub(super) fn reply(socket: impl AsFd, request: Request, value: u64) -> io::Result<()> {
+    let mut bytes = [0u8; HEADER + 8];
+    bytes[..4].copy_from_slice(&request.0.to_ne_bytes());
+    bytes[4..8].copy_from_slice(&(VERSION | REPLY).to_ne_bytes());
+    bytes[8..12].copy_from_slice(&8u32.to_ne_bytes());
+    bytes[12..].copy_from_slice(&value.to_ne_bytes());
+    let mut sent = 0;
+    while sent < bytes.len() {
+        match rustix::net::send(&socket, &bytes[sent..], SendFlags::NOSIGNAL) {
+            Ok(n) => sent += n,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,271 @@
+//! The conversation with a front-end: one thread for each port, off the workers.
+//!
+//! - this file: connections come and go; what wakes the thread; what ends a session.
+//! - [`socket`]: the path: listening, connecting.
+//! - [`gate`]: which messages are let through to the handler.
+//! - [`handler`]: what each message does.
+//! - [`rings`]: rings that are set up, started and stopped.
+//!
+//! Invariant: when a session ends, for whatever reason, its rings are stopped, its memory is unmapped and its
+//! descriptors are closed before the next one begins. A front-end that is slow, silent or hostile holds up this thread
+//! and nobody else; [`crate::VhostUserPort`]'s drop ends it by shutting the socket down.
+
+mod gate;
+mod handler;
+mod rings;
+pub(crate) mod socket;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use datapath::QueueHost;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use vhost::vhost_user::{BackendReqHandler, Error};
+
+use self::gate::{GateError, Peeked};
+use self::handler::Session;
+use self::rings::Rings;
+use self::socket::{Link, Listener};
+use crate::port::{PortConfig, PortState, RegionInfo, RingInfo, SessionInfo, Shared};
+
+/// How long a message may take to arrive once it has begun.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a message that has begun is looked at again, at first and at most.
+const PARTIAL_MIN: Duration = Duration::from_millis(1);
+const PARTIAL_MAX: Duration = Duration::from_millis(100);
+/// Waits between attempts to connect, at first and at most.
+const RETRY_MIN: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// The thread's work.
+pub(crate) struct Runner {
+    pub(crate) config: PortConfig,
+    pub(crate) link: Link,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) host: Arc<dyn QueueHost>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("{0}")]
+    Gate(#[from] GateError),
+    #[error("message {name}: {why}")]
+    Message { name: &'static str, why: String },
+    #[error("a message began and did not end within {} s", MESSAGE_TIMEOUT.as_secs())]
+    Stalled,
+    #[error("the front-end's memory went away: a file was truncated, or has no page to give")]
+    MemoryLost,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("internal error in the session; this is a defect")]
+    Panicked,
+}
+
+impl Runner {
+    /// Runs until the port is dropped.
+    pub(crate) fn run(self) {
+        let mut retry = RETRY_MIN;
+        while !self.shared.is_stopping() {
+            let stream = match &self.link {
+                Link::Server(listener) => self.accept(listener),
+                Link::Client(path) => match socket::connect(path) {
+                    Ok(stream) => Some(stream),
+                    Err(e) => {
+                        tracing::debug!(path = %path.display(), error = %e, "cannot connect");
+                        self.pause(retry);
+                        retry = (retry * 2).min(RETRY_MAX);
+                        None
+                    }
+                },
+            };
+            let Some(stream) = stream else { continue };
+            let began = Instant::now();
+            self.session(stream);
+            if matches!(self.link, Link::Client(_)) {
+                if began.elapsed() > RETRY_MAX {
+                    retry = RETRY_MIN;
+                }
+                self.pause(retry);
+                retry = (retry * 2).min(RETRY_MAX);
+            }
+        }
+        self.shared.set_state(PortState::Down);
+    }
+
+    /// The next front-end, or `None` when there is something else to look at.
+    fn accept(&self, listener: &Listener) -> Option<UnixStream> {
+        self.wait(Some(listener.as_fd()), None).ok()?;
+        match listener.accept() {
+            Ok(stream) => stream,
+            Err(e) => {
+                tracing::warn!(path = %self.config.path.display(), error = %e, "cannot accept a front-end");
+                self.pause(RETRY_MIN);
+                None
+            }
+        }
+    }
+
+    fn pause(&self, time: Duration) {
+        let _ = self.wait(None, Some(time));
+    }
+
+    /// Waits for a descriptor, for somebody to wake the thread, or for time. True if the descriptor is ready.
+    fn wait(&self, fd: Option<std::os::fd::BorrowedFd<'_>>, time: Option<Duration>) -> io::Result<bool> {
+        let wake = self.shared.wake();
+        let time = time.and_then(|t| Timespec::try_from(t).ok());
+        let mut fds = [PollFd::new(&**wake, PollFlags::IN), PollFd::new(&**wake, PollFlags::IN)];
+        if let Some(fd) = &fd {
+            fds[1] = PollFd::from_borrowed_fd(*fd, PollFlags::IN);
+        }
+        let n = if fd.is_some() { 2 } else { 1 };
+        match rustix::event::poll(&mut fds[..n], time.as_ref()) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(false),
+            Err(e) => return Err(e.into()),
+        }
+        if !fds[0].revents().is_empty() {
+            wake.drain();
+        }
+        Ok(n == 2 && !fds[1].revents().is_empty())
+    }
+
+    /// One connection, from its beginning to the end of everything that it brought.
+    fn session(&self, stream: UnixStream) {
+        let stream = Arc::new(stream);
+        self.shared.set_connection(Some(Arc::clone(&stream)));
+        let count = usize::from(self.config.queue_pairs) * 2;
+        let rings = Rings::new(count, self.config.id, Arc::clone(&self.host), Arc::clone(&self.shared));
+        let session = Arc::new(Mutex::new(Session::new(rings, self.config.queue_pairs, self.config.mtu)));
+        tracing::info!(path = %self.config.path.display(), "front-end connected");
+        self.shared.set_state(PortState::Waiting);
+        // A defect here must not take the daemon's other ports along.
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.serve(&stream, &session)));
+        let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
+        session.rings.tear_down();
+        self.shared.set_connection(None);
+        self.shared.set_session(SessionInfo::default());
+        let end = outcome.unwrap_or(Err(SessionError::Panicked));
+        match end {
+            Ok(()) => {
+                tracing::info!(path = %self.config.path.display(), "front-end disconnected");
+                self.shared.set_state(PortState::Waiting);
+            }
+            Err(e) => {
+                tracing::warn!(path = %self.config.path.display(), error = %e, "session closed");
+                self.shared.set_state(PortState::Error(e.to_string()));
+            }
+        }
+    }
+
+    /// Handles messages until the front-end closes (`Ok`), the port is dropped (`Ok`), or something is wrong.
+    fn serve(&self, stream: &UnixStream, session: &Arc<Mutex<Session>>) -> Result<(), SessionError> {
+        let lock = || session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handler = BackendReqHandler::from_stream(stream.try_clone()?, Arc::clone(session));
+        let mut partial: Option<(Instant, Duration)> = None;
+        loop {
+            let ready = match partial {
+                // What is there makes the socket readable all the time.
+                Some((_, step)) => self.wait(None, Some(step)).map(|_| true)?,
+                None => self.wait(Some(stream.as_fd()), None)?,
+            };
+            if self.shared.is_stopping() {
+                return Ok(());
+            }
+            {
+                let mut session = lock();
+                session.rings.stop_broken();
+                if session.rings.memory_lost() {
+                    return Err(SessionError::MemoryLost);
+                }
+            }
+            if ready {
+                match gate::peek(stream)? {
+                    Peeked::Closed => return Ok(()),
+                    Peeked::Partial => {
+                        let (began, step) = partial.unwrap_or((Instant::now(), PARTIAL_MIN));
+                        if began.elapsed() > MESSAGE_TIMEOUT {
+                            return Err(SessionError::Stalled);
+                        }
+                        partial = Some((began, (step * 2).min(PARTIAL_MAX)));
+                        continue;
+                    }
+                    Peeked::Whole(header) => {
+                        partial = None;
+                        let name = header.request.name();
+                        tracing::trace!(message = name, "message");
+                        if header.request.is_ours() {
+                            let value = gate::take(stream, &header)?;
+                            let mut session = lock();
+                            let answer = session.ours(&header, value);
+                            let owed = header.request == gate::Request::GET_STATUS
+                                || (header.needs_reply() && session.acknowledges());
+                            drop(session);
+                            if owed {
+                                gate::reply(stream, header.request, answer)?;
+                            }
+                        } else if let Err(e) = handler.handle_request() {
+                            match e {
+                                Error::Disconnected | Error::SocketBroken(_) | Error::PartialMessage => return Ok(()),
+                                e => {
+                                    let why = lock().fault.take().unwrap_or_else(|| handler::describe(&e));
+                                    return Err(SessionError::Message { name, why });
+                                }
+                            }
+                        }
+                    }
+                }
+            } else {
+                partial = None;
+            }
+            let (info, state) = {
+                let session = lock();
+                (describe(&session), state(&session))
+            };
+            self.shared.set_session(info);
+            self.shared.set_state(state);
+        }
+    }
+}
+
+/// What a connected port's state is: in error while a ring is quarantined, up while one runs.
+fn state(session: &Session) -> PortState {
+    match session.rings.fault() {
+        Some(reason) => PortState::Error(reason),
+        None if session.rings.list().iter().any(|r| r.is_running()) => PortState::Up,
+        None => PortState::Waiting,
+    }
+}
+
+fn describe(session: &Session) -> SessionInfo {
+    let rings = session.rings.list();
+    SessionInfo {
+        connected: true,
+        features: session.rings.features(),
+        protocol_features: session.protocol_features,
+        status: session.status,
+        mtu: session.mtu,
+        rings: rings
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| r.size.is_some())
+            .map(|(index, r)| RingInfo {
+                index,
+                size: r.size.unwrap_or(0),
+                enabled: r.enabled,
+                running: r.is_running(),
+                next: r.shared.next(),
+                shared: Some(Arc::clone(&r.shared)),
+            })
+            .collect(),
+        regions: session
+            .rings
+            .memory()
+            .map(|m| m.specs().map(|s| RegionInfo { guest: s.guest, size: s.size, user: s.user }).collect())
+            .unwrap_or_default(),
+    }
+}

@@ -1,0 +1,179 @@
+//! Virtqueues: the rings through which driver and device hand buffers to each other (virtio 1.2, 2.6 and 2.7).
+//!
+//! - [`split`]: a split virtqueue's three parts, and what both directions do with them.
+//! - [`rx`]: a guest's transmit queue, from which the switch receives.
+//! - [`tx`]: a guest's receive queue, into which the switch transmits.
+//! - [`notify`]: kick and call.
+//!
+//! A ring that is being set up is a [`RingSetup`]: numbers that a front-end sent. [`split::SplitRing::new`] is
+//! the only way from there to a ring that runs, and checks all of them. A ring that breaks the rules
+//! is [`PortError::Protocol`](datapath::PortError::Protocol): its port is quarantined until the driver sets
+//! the ring up anew.
+
+pub(crate) mod copy;
+pub(crate) mod notify;
+pub(crate) mod rx;
+pub(crate) mod split;
+pub(crate) mod tx;
+
+#[cfg(test)]
+mod mock;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use datapath::PortError;
+use switch_core::offload::OffloadSet;
+use switch_core::virtio_net;
+
+use self::notify::{Call, Event};
+use crate::features;
+
+/// The largest split virtqueue (virtio 1.2, 2.7).
+pub(crate) const SPLIT_SIZE_MAX: u32 = 32_768;
+
+/// Where a ring's parts are, in the front-end's own addresses (`SET_VRING_ADDR`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) descriptors: u64,
+    pub(crate) available: u64,
+    pub(crate) used: u64,
+}
+
+/// A ring that could be started.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingSetup {
+    pub(crate) layout: Layout,
+    /// Descriptors.
+    pub(crate) size: u32,
+    /// The available index to begin with, as the front-end or the last run of the ring left it.
+    pub(crate) next: Option<u16>,
+    /// Negotiated virtio features.
+    pub(crate) features: u64,
+}
+
+/// Why a ring cannot be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SetupError {
+    #[error("ring size {0} is not a power of two from 1 to {SPLIT_SIZE_MAX}")]
+    Size(u32),
+    #[error("the {0} is not in the memory that the front-end shares")]
+    Outside(&'static str),
+    #[error("the {0} is not aligned")]
+    Unaligned(&'static str),
+}
+
+/// What the negotiated features mean for a ring.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingFeatures {
+    pub(crate) indirect: bool,
+    pub(crate) event_idx: bool,
+    pub(crate) mergeable: bool,
+    /// Bytes of the virtio-net header.
+    pub(crate) header_len: usize,
+    /// What the driver may ask of the device.
+    pub(crate) from_driver: OffloadSet,
+    /// What the device may ask of the driver.
+    pub(crate) to_driver: OffloadSet,
+}
+
+impl RingFeatures {
+    pub(crate) fn new(features: u64) -> Self {
+        let has = |bit: u32| features & (1 << bit) != 0;
+        let modern = has(features::VERSION_1) || has(features::MRG_RXBUF);
+        Self {
+            indirect: has(features::INDIRECT_DESC),
+            event_idx: has(features::EVENT_IDX),
+            mergeable: has(features::MRG_RXBUF),
+            header_len: if modern { virtio_net::HEADER_LEN } else { virtio_net::LEGACY_HEADER_LEN },
+            from_driver: features::from_driver(features),
+            to_driver: features::to_driver(features),
+        }
+    }
+}
+
+/// What a running ring and its session share. Outlives the runs of a ring.
+#[derive(Debug, Default)]
+pub(crate) struct RingShared {
+    /// The available index after the last buffer that was given back: where the ring goes on.
+    next: AtomicU16,
+    pub(crate) call: Call,
+    /// Set once the ring is quarantined; cleared when it is set up anew.
+    broken: AtomicBool,
+    reason: Mutex<Option<String>>,
+    /// Frames that enter the switch as if they came from the guest.
+    injected: AtomicBool,
+    inject: Mutex<Vec<Box<[u8]>>>,
+}
+
+/// Frames that wait to be injected, at most: one for each announcement that a migration makes.
+const INJECT_MAX: usize = 16;
+
+impl RingShared {
+    pub(crate) fn next(&self) -> u16 {
+        self.next.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(crate) fn set_next(&self, next: u16) {
+        self.next.store(next, Ordering::Release);
+    }
+
+    /// Quarantines the ring. The first reason stays. True if it was the first.
+    pub(crate) fn set_broken(&self, why: &PortError) -> bool {
+        let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = !self.broken.swap(true, Ordering::AcqRel);
+        if first {
+            *reason = Some(why.to_string());
+        }
+        first
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    /// Why the ring is in quarantine, if it is.
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.is_broken().then(|| self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()).flatten()
+    }
+
+    /// Ends the quarantine: the driver sets the ring up anew.
+    pub(crate) fn mend(&self) {
+        let mut reason = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        *reason = None;
+        self.broken.store(false, Ordering::Release);
+    }
+
+    /// Lets a frame enter the switch from this ring with the next burst. False if too many wait already.
+    pub(crate) fn inject(&self, frame: Box<[u8]>, kick: Option<&Event>) -> bool {
+        {
+            let mut waiting = self.inject.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.len() >= INJECT_MAX {
+                return false;
+            }
+            waiting.push(frame);
+            self.injected.store(true, Ordering::Release);
+        }
+        if let Some(kick) = kick {
+            kick.signal();
+        }
+        true
+    }
+
+    /// True if frames wait to be injected.
+    #[inline]
+    pub(crate) fn has_injected(&self) -> bool {
+        self.injected.load(Ordering::Acquire)
+    }
+
+    /// Takes the frames that wait.
+    #[cold]
+    pub(crate) fn take_injected(&self) -> Vec<Box<[u8]>> {
+        let mut waiting = self.inject.lock().unwrap_or_else(PoisonError::into_inner);
+        self.injected.store(false, Ordering::Relaxed);
+        std::mem::take(&mut waiting)
+    }
+}

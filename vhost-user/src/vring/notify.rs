@@ -1,0 +1,99 @@
+//! Kick and call: the eventfds through which driver and device wake each other.
+//!
+//! The descriptors come from the front-end, which keeps its end and can do to the shared eventfd what it
+//! likes: fill the counter, so that a write would block; drain it, so that a read would; change its flags.
+//! Nothing here ever blocks a worker: reads carry `RWF_NOWAIT`, writes are made only when poll says that they
+//! can be, on a description that was set to `O_NONBLOCK` besides (eventfd takes no `RWF_NOWAIT` for writing).
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+use rustix::io::{Errno, FdFlags, ReadWriteFlags};
+
+/// An eventfd.
+#[derive(Debug)]
+pub(crate) struct Event(OwnedFd);
+
+impl Event {
+    /// One of our own.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+    }
+
+    /// One that a front-end sent. Refused if it is anything but an eventfd: of those it is known what reading
+    /// and writing them can do.
+    pub(crate) fn from_peer(file: File) -> io::Result<Self> {
+        let fd = OwnedFd::from(file);
+        let link = rustix::fs::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new())?;
+        if link.as_bytes() != b"anon_inode:[eventfd]" {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the descriptor is not an eventfd"));
+        }
+        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+        let flags = rustix::fs::fcntl_getfl(&fd)?;
+        rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK)?;
+        Ok(Self(fd))
+    }
+
+    /// Adds one to the counter, unless it is full: then whoever reads it is awake already, or does not want to be.
+    pub(crate) fn signal(&self) {
+        let mut poll = [PollFd::new(&self.0, PollFlags::OUT)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if matches!(rustix::event::poll(&mut poll, Some(&now)), Ok(1)) && poll[0].revents().contains(PollFlags::OUT) {
+            let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Takes what is in the counter.
+    pub(crate) fn drain(&self) {
+        let mut count = [0u8; 8];
+        match rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(&mut count)], u64::MAX, ReadWriteFlags::NOWAIT) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                // Kernels before 5.8: the description is set to O_NONBLOCK.
+                let _ = rustix::io::read(&self.0, &mut count);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Where a ring's used buffers are announced. The front-end replaces it while the ring runs (an interrupt
+/// vector that is masked and unmasked), so it is behind a lock that is taken only to notify or to replace.
+#[derive(Debug, Default)]
+pub(crate) struct Call {
+    there: AtomicBool,
+    event: Mutex<Option<Event>>,
+}
+
+impl Call {
+    /// Replaces the descriptor; `None` means that the driver polls.
+    pub(crate) fn set(&self, event: Option<Event>) {
+        let mut slot = self.event.lock().unwrap_or_else(PoisonError::into_inner);
+        self.there.store(event.is_some(), Ordering::Relaxed);
+        *slot = event;
+    }
+
+    /// False if nobody would hear a notification.
+    #[inline]
+    pub(crate) fn is_set(&self) -> bool {
+        self.there.load(Ordering::Relaxed)
+    }
+
+    /// Notifies the driver.
+    #[cold]
+    pub(crate) fn signal(&self) {
+        if let Some(event) = &*self.event.lock().unwrap_or_else(PoisonError::into_inner) {
+            event.signal();
+        }
+    }
+}
