@@ -9,7 +9,7 @@ mod render;
 mod table;
 mod verbs;
 
-pub use options::{DaemonOptions, DemoOptions, Environment, PollMode};
+pub use options::{DaemonOptions, DemoOptions, Environment, Poll};
 
 use crate::client::ClientError;
 use crate::model::{ModelError, one_line};
@@ -129,8 +129,8 @@ fn dispatch(cli: Cli, handlers: &dyn Handlers, environment: &Environment) -> Res
                 state_dir: args.state_dir.map(|path| environment.absolute(&path)),
                 cpus: args.cpus.map(|cpus| cpus.to_vec()),
                 poll: match args.poll {
-                    args::PollArg::Adaptive => PollMode::Adaptive,
-                    args::PollArg::Busy => PollMode::Busy,
+                    args::PollArg::Adaptive => Poll::Adaptive,
+                    args::PollArg::Busy => Poll::Busy,
                 },
             })))
         }

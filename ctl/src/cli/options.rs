@@ -15,7 +15,7 @@ pub(super) type Cpus = std::sync::Arc<[u32]>;
 
 /// How workers wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PollMode {
+pub enum Poll {
     /// They sleep when there is nothing to do.
     #[default]
     Adaptive,
@@ -35,7 +35,7 @@ pub struct DaemonOptions {
     /// The CPUs of the workers, ascending, each once, at least one; `None` leaves it to the daemon.
     pub cpus: Option<Vec<u32>>,
     /// How workers wait.
-    pub poll: PollMode,
+    pub poll: Poll,
 }
 
 /// What `weft demo` is asked for.
@@ -50,6 +50,8 @@ pub struct DemoOptions {
 /// What the command line takes from the process that it runs in.
 #[derive(Clone, Debug)]
 pub struct Environment {
+    /// Where the daemon of the host listens.
+    pub system_socket: PathBuf,
     /// `$WEFT_SOCKET`.
     pub socket: Option<OsString>,
     /// `$XDG_RUNTIME_DIR`.
@@ -64,6 +66,7 @@ impl Environment {
     /// That of this process.
     pub fn of_process() -> Self {
         Self {
+            system_socket: PathBuf::from(SYSTEM_SOCKET),
             socket: std::env::var_os("WEFT_SOCKET").filter(|v| !v.is_empty()),
             runtime_dir: std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !v.is_empty()),
             cwd: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
@@ -80,7 +83,7 @@ impl Environment {
     pub(super) fn sockets(&self, given: Option<&Path>) -> Vec<PathBuf> {
         match given.or(self.socket.as_deref().map(Path::new)) {
             Some(path) => vec![self.absolute(path)],
-            None => std::iter::once(PathBuf::from(SYSTEM_SOCKET)).chain(self.user_socket()).collect(),
+            None => std::iter::once(self.system_socket.clone()).chain(self.user_socket()).collect(),
         }
     }
 
@@ -88,7 +91,7 @@ impl Environment {
     pub(super) fn daemon_socket(&self, given: Option<&Path>) -> Option<PathBuf> {
         match given.or(self.socket.as_deref().map(Path::new)) {
             Some(path) => Some(self.absolute(path)),
-            None if self.root => Some(PathBuf::from(SYSTEM_SOCKET)),
+            None if self.root => Some(self.system_socket.clone()),
             None => self.user_socket(),
         }
     }
@@ -140,7 +143,13 @@ mod tests {
 
     #[test]
     fn sockets_are_found_in_the_documented_order() {
-        let mut env = Environment { socket: None, runtime_dir: None, cwd: "/home".into(), root: false };
+        let mut env = Environment {
+            system_socket: SYSTEM_SOCKET.into(),
+            socket: None,
+            runtime_dir: None,
+            cwd: "/home".into(),
+            root: false,
+        };
         assert_eq!(env.sockets(None), [Path::new("/run/weft/ctl.sock")]);
         assert_eq!(env.daemon_socket(None), None);
         env.runtime_dir = Some("/run/user/1000".into());

@@ -18,7 +18,7 @@ pub use forward::{ForwardSpec, Protocol};
 pub use names::{check_interface, check_name, check_socket_path};
 pub use network::{Dhcp, Egress, FDB_MAX_DEFAULT, HostAddress, Mode, NetworkDraft, NetworkSpec};
 pub use port::{Kind, PortDraft, PortSpec, Role};
-pub use value::{MTU_MAX, MTU_MIN, Rate, parse_mac, parse_vlan};
+pub use value::{MTU_DEFAULT, MTU_MAX, MTU_MIN, Rate, parse_mac, parse_vlan};
 pub use words::{Claim, NetworkChanges, PortChanges, split_words};
 
 pub(crate) use error::{one_line, shown};

@@ -8,6 +8,8 @@ use switch_core::{MacAddr, Vid};
 
 /// The smallest MTU, in bytes: what every IPv4 link must carry (RFC 791, 3.1).
 pub const MTU_MIN: u16 = 68;
+/// The MTU of a network when `mtu=` does not say, in bytes.
+pub const MTU_DEFAULT: u16 = 1500;
 /// The largest MTU, in bytes.
 pub const MTU_MAX: u16 = u16::MAX;
 

@@ -357,8 +357,9 @@ macro_rules! replies {
     ($($(#[$doc:meta])* $name:ident { $field:ident: $type:ty })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Type)]
+        // A comment on the field would only clutter the interface's description.
+        #[allow(missing_docs)]
         pub struct $name {
-            /// What was asked for.
             pub $field: $type,
         }
     )*};

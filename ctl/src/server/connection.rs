@@ -27,7 +27,7 @@ const READ_CHUNK: usize = 16 << 10;
 pub struct Limits {
     /// The longest message, in bytes.
     pub message_max: usize,
-    /// The most connections at a time; one more closes the one that has been quiet the longest.
+    /// The most connections at a time; one more closes the quietest of the process that has the most.
     pub connections_max: usize,
     /// From the first byte of a message to its last.
     pub message_time: Duration,

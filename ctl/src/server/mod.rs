@@ -22,6 +22,8 @@ pub use switch::Switch;
 use connection::Connection;
 use service::Service;
 use std::cell::Cell;
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::rc::Rc;
@@ -60,6 +62,8 @@ pub async fn serve(
 /// A connection that runs.
 struct Running {
     task: AbortHandle,
+    /// The process at the other end, as far as the kernel tells.
+    peer: Option<i32>,
     last_activity: Rc<Cell<Instant>>,
 }
 
@@ -83,21 +87,31 @@ async fn accept(listener: &tokio::net::UnixListener, service: Service, limits: L
             }
         }
         running.retain(|connection| !connection.task.is_finished());
-        if running.len() >= limits.connections_max {
-            // The one that has been quiet the longest gives way: whoever floods us closes its own connections, and an
-            // operator always gets in.
-            let oldest =
-                running.iter().enumerate().min_by_key(|(_, connection)| connection.last_activity.get());
-            if let Some((index, _)) = oldest {
-                running.swap_remove(index).task.abort();
-                tracing::debug!("ctl socket: too many connections, closed the quietest");
-            }
+        if running.len() >= limits.connections_max
+            && let Some(index) = least_missed(&running)
+        {
+            running.swap_remove(index).task.abort();
+            tracing::debug!("ctl socket: too many connections, closed one");
         }
+        let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
         let last_activity = Rc::new(Cell::new(Instant::now()));
         let connection = Connection::new(stream, limits, Rc::clone(&last_activity));
         let task = tasks.spawn_local(connection.run(service.clone()));
-        running.push(Running { task, last_activity });
+        running.push(Running { task, peer, last_activity });
+        // Accepting goes on for as long as clients queue: let the connections have their turn.
+        tokio::task::yield_now().await;
     }
+}
+
+/// Which connection gives way to a new one: of the process that has the most, the one that was quiet the longest. Who
+/// floods us closes its own connections, and an operator always gets in.
+fn least_missed(running: &[Running]) -> Option<usize> {
+    let mut held: HashMap<Option<i32>, usize> = HashMap::new();
+    running.iter().for_each(|connection| *held.entry(connection.peer).or_default() += 1);
+    let held = |connection: &Running| held.get(&connection.peer).copied().unwrap_or(0);
+    let order =
+        |(_, connection): &(usize, &Running)| (Reverse(held(connection)), connection.last_activity.get());
+    running.iter().enumerate().min_by_key(order).map(|(index, _)| index)
 }
 
 #[doc(hidden)]
