@@ -82,7 +82,8 @@ impl Mapping {
     fn new(len: u64, hugetlb: bool) -> Result<Self> {
         if hugetlb {
             // Reservation happens in mmap: it fails there, not later by a signal, when no huge page is left.
-            if let Ok(mapping) = Self::create(len.next_multiple_of(HUGE_PAGE), MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+            if let Ok(mapping) =
+                Self::create(len.next_multiple_of(HUGE_PAGE), MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
             {
                 return Ok(mapping);
             }
@@ -164,7 +165,9 @@ impl Region {
     }
 
     fn contains(&self, gpa: u64, len: u64) -> bool {
-        gpa.checked_sub(self.gpa).and_then(|offset| offset.checked_add(len)).is_some_and(|end| end <= self.len())
+        gpa.checked_sub(self.gpa)
+            .and_then(|offset| offset.checked_add(len))
+            .is_some_and(|end| end <= self.len())
     }
 }
 
@@ -200,7 +203,10 @@ impl GuestMemory {
         let end = spec.gpa.checked_add(mapping.len as u64);
         let overlaps = |r: &Region| end.is_none_or(|end| spec.gpa < r.gpa + r.len() && r.gpa < end);
         if end.is_none() || self.regions.iter().any(overlaps) {
-            return Err(Error::Memory(format!("region at {:#x} of {} bytes overlaps another", spec.gpa, mapping.len)));
+            return Err(Error::Memory(format!(
+                "region at {:#x} of {} bytes overlaps another",
+                spec.gpa, mapping.len
+            )));
         }
         self.regions.push(Region { gpa: spec.gpa, mapping: Arc::new(mapping), cursor: 0 });
         Ok(self.regions.len() - 1)
@@ -482,7 +488,9 @@ impl Window {
         if offset < self.len {
             // SAFETY: a prefetch has no effect that the program can see; the address is inside the mapping.
             unsafe {
-                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(self.ptr.add(offset).cast());
+                std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(
+                    self.ptr.add(offset).cast(),
+                );
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
