@@ -132,3 +132,6 @@ fn gso(head: &Head, accepted: OffloadSet) -> Result<Option<Gso>, DropReason> {
 pub(crate) fn segments(payload: usize, size: NonZeroU16) -> usize {
     payload.div_ceil(usize::from(size.get()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,8 @@ pub mod ids;
 pub mod mode;
 pub mod offload;
 pub mod segment;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod verdict;
 pub mod virtio_net;

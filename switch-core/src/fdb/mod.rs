@@ -7,6 +7,8 @@ mod key;
 mod list;
 mod ranks;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

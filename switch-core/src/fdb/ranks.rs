@@ -110,8 +110,8 @@ impl Ranks {
         }
     }
 
-    /// The port with most learned entries; of several, not `spare` if it can be helped. `None` if no port has
-    /// learned entries.
+    /// The port with most learned entries; of several, not `spare` if it can be helped: a port that is even with
+    /// others and learns gets one more, and pays for the next itself. `None` if no port has learned entries.
     pub(super) fn most(&self, spare: Option<PortId>) -> Option<PortSlot> {
         let first = self.by_count.get(self.most).filter(|_| self.most > 0)?.first;
         let next = self.get(first).rank.next;

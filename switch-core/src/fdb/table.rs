@@ -6,7 +6,7 @@
 //!   latter makes ageing a walk from its old end.
 //! - **When the table is full**, a new station takes the place of an entry that has aged out, else of the least
 //!   recently seen learned one *of the port that holds most*. So a port that floods the table with addresses
-//!   evicts its own, and cannot push out those of others beyond an even share (Open vSwitch, `mac-learning`).
+//!   evicts its own, and cannot push others below an even share less one (Open vSwitch, `mac-learning`).
 //! - **Static entries** are configured: they are never evicted, aged or moved, and a frame from their station
 //!   at another port changes nothing.
 //!
@@ -432,9 +432,11 @@ impl<W: Watch> Table<W> {
         if flushed == 0 {
             return 0;
         }
-        let kept: Vec<_> = (self.statics > 0)
-            .then(|| self.entries(self.latest).into_iter().filter(|e| e.is_static).collect())
-            .unwrap_or_default();
+        let mut kept = Vec::new();
+        if self.statics > 0 {
+            kept = self.entries(self.latest);
+            kept.retain(|e| e.is_static);
+        }
         self.index.clear();
         self.entries.clear();
         self.free = NONE;
