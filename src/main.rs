@@ -3,16 +3,24 @@
 //! The composition root: only this package knows every crate. The command line itself is in `ctl`.
 #![forbid(unsafe_code)]
 
-use ctl::cli::{DaemonOptions, DemoOptions, Handlers};
+mod daemon;
+
 use std::process::ExitCode;
+
+use ctl::cli::{DaemonOptions, DemoOptions, Handlers};
 
 /// The verbs that need more than the ctl socket.
 struct Verbs;
 
 impl Handlers for Verbs {
-    fn daemon(&self, _: DaemonOptions) -> ExitCode {
-        eprintln!("weft: cannot run the daemon: this build has none");
-        ExitCode::FAILURE
+    fn daemon(&self, options: DaemonOptions) -> ExitCode {
+        match daemon::run(&options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("weft: {error:#}");
+                ExitCode::FAILURE
+            }
+        }
     }
 
     fn demo(&self, _: DemoOptions) -> ExitCode {

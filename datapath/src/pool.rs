@@ -48,11 +48,11 @@ pub enum Event {
 }
 
 /// The workers' end of the events. Never blocks.
-#[derive(Clone, Debug)]
-pub struct EventSink {
+#[derive(Clone)]
+pub(crate) struct EventSink {
     to: SyncSender<Event>,
     lost: Arc<AtomicU64>,
-    wake: Option<Arc<rustix::fd::OwnedFd>>,
+    wake: Arc<dyn Fn() + Send + Sync>,
 }
 
 impl EventSink {
@@ -60,10 +60,7 @@ impl EventSink {
         if self.to.try_send(event).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
-        if let Some(fd) = &self.wake {
-            // A full counter means that the reader has been told already.
-            let _ = rustix::io::write(fd, &1u64.to_ne_bytes());
-        }
+        (self.wake)();
     }
 }
 
@@ -108,7 +105,6 @@ pub struct Datapath {
     assigned: Mutex<Assigned>,
     topology: Mutex<Arc<Topology>>,
     events: Mutex<Option<Receiver<Event>>>,
-    events_fd: Arc<rustix::fd::OwnedFd>,
     events_lost: Arc<AtomicU64>,
     origin: std::time::Instant,
 }
@@ -125,15 +121,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Datapath {
-    /// Starts the workers. Errors: no epoll or eventfd to be had, a CPU that does not exist, no thread.
-    pub fn start(options: &Options) -> io::Result<Self> {
+    /// Starts the workers. `on_event` is called, on a worker's thread, when an event was queued: it must not
+    /// block. Errors: no epoll or eventfd to be had, a CPU that does not exist, no thread.
+    pub fn start(options: &Options, on_event: impl Fn() + Send + Sync + 'static) -> io::Result<Self> {
         let (to, events) = sync_channel(EVENTS);
-        let events_fd = Arc::new(rustix::event::eventfd(
-            0,
-            rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC,
-        )?);
         let events_lost = Arc::new(AtomicU64::new(0));
-        let sink = EventSink { to, lost: Arc::clone(&events_lost), wake: Some(Arc::clone(&events_fd)) };
+        let sink = EventSink { to, lost: Arc::clone(&events_lost), wake: Arc::new(on_event) };
         let origin = std::time::Instant::now();
         let cpus: Vec<Option<usize>> = if options.cpus.is_empty() {
             vec![None]
@@ -145,7 +138,6 @@ impl Datapath {
             assigned: Mutex::default(),
             topology: Mutex::default(),
             events: Mutex::new(Some(events)),
-            events_fd,
             events_lost,
             origin,
         };
@@ -209,15 +201,9 @@ impl Datapath {
         Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// The receiving end of the workers' events; `None` after the first call. [`Datapath::events_fd`]
-    /// becomes readable when there are some.
+    /// The receiving end of the workers' events; `None` after the first call.
     pub fn take_events(&self) -> Option<Receiver<Event>> {
         lock(&self.events).take()
-    }
-
-    /// An eventfd that counts events.
-    pub fn events_fd(&self) -> &Arc<rustix::fd::OwnedFd> {
-        &self.events_fd
     }
 
     /// Events that found the queue full.

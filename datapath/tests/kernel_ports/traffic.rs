@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use datapath::port::RxDrops;
 use datapath::{Burst, RxQueue, TxPort};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use switch_core::offload::Checksum;
 
 use crate::frames::trust;
@@ -82,6 +83,10 @@ pub(crate) fn tcp(a: Stack, b: Stack) -> (Seen, Seen) {
         let byte = |i: usize| (i.wrapping_mul(2_654_435_761) >> 11) as u8;
         let listener = b.namespace.run(|| TcpListener::bind("10.0.0.2:5001").unwrap());
         let receiver = scope.spawn(move || {
+            // A connection that fails shows on the other side; nobody is to wait here for ever.
+            let mut waited = PollFd::new(&listener, PollFlags::IN);
+            let accepted = poll(std::slice::from_mut(&mut waited), Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap();
+            assert_eq!(accepted, 1, "no connection came");
             let (mut stream, _) = listener.accept().unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
             let mut buffer = vec![0; 1 << 16];
@@ -93,9 +98,9 @@ pub(crate) fn tcp(a: Stack, b: Stack) -> (Seen, Seen) {
                 at += n;
             }
         });
-        let mut stream = a.namespace.run(|| TcpStream::connect("10.0.0.2:5001").unwrap());
         let data: Vec<u8> = (0..BYTES).map(byte).collect();
-        let sent = stream.write_all(&data);
+        let connected = a.namespace.run(|| TcpStream::connect("10.0.0.2:5001"));
+        let sent = connected.and_then(|mut stream| stream.write_all(&data));
         let received = receiver.join();
         done.store(true, Ordering::Relaxed);
         sent.unwrap();
