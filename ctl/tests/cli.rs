@@ -321,7 +321,7 @@ fn what_can_be_seen_to_be_wrong_needs_no_daemon() {
     run("net add sixteen-bytes-ab host-if=on").failed(1, "16 bytes");
     run("port add lan p tap:sixteen_bytes___").failed(1, "16 bytes");
     run("port add lan p stream:a.sock").failed(1, "port kind stream is not in this version");
-    run(&format!("port add lan p vhost-user:{}", "x".repeat(98))).failed(1, "108 bytes");
+    run(&format!("port add lan p vhost-user:{}", "x".repeat(99))).failed(1, "108 bytes");
     run("port add lan p vhost-user:").failed(1, "is empty");
 }
 

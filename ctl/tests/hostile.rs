@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Daemon, HUGE, quick};
+use common::{Daemon, HUGE, PANIC, quick};
 use ctl::client::Client;
 use ctl::protocol::{Counters, Status};
 use proptest::prelude::*;
@@ -369,6 +369,19 @@ fn watching_ends_with_the_client() {
     assert_eq!(reply(&mut stream)["error"], "io.weft.Switch.NotFound");
     stream.write_all(STATUS).unwrap();
     assert_eq!(reply(&mut stream)["parameters"]["pid"], 42);
+}
+
+#[test]
+fn a_call_that_panics_ends_its_connection_and_no_other() {
+    let daemon = Daemon::start();
+    let mut bystander = attack(&daemon);
+    let mut client = Client::connect(std::slice::from_ref(&daemon.path), Duration::from_secs(5)).unwrap();
+    let answer = client.call::<serde_json::Value>("NetShow", &json!({ "name": PANIC }));
+    assert!(answer.unwrap_err().to_string().contains("closed the connection"));
+    bystander.write_all(STATUS).unwrap();
+    assert_eq!(reply(&mut bystander)["parameters"]["pid"], 42);
+    assert_alive(&daemon);
+    daemon.stop();
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::model::{ModelError, one_line};
 use args::{Cli, Verb};
 use clap::{CommandFactory, Parser};
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 /// The verbs that the binary provides.
@@ -94,11 +94,14 @@ pub fn run_with(
         }
     };
     match dispatch(cli, handlers, environment) {
-        Ok(Done::Output(text)) => {
+        Ok(Done::Output(text)) => match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             // A reader that closed the pipe has seen what it wanted.
-            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-            ExitCode::SUCCESS
-        }
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                let _ = writeln!(err, "weft: cannot write the output: {error}");
+                ExitCode::FAILURE
+            }
+            _ => ExitCode::SUCCESS,
+        },
         Ok(Done::Status(code)) => code,
         Err(failure) => {
             let (status, why) = failure.parts();

@@ -3,7 +3,7 @@
 
 use super::ModelError;
 
-/// What an entry is about, as a message names it, and the word.
+/// What an entry is about (`key`, `kind`, or the key whose value it is), and the word.
 const LATER: &[(&str, &str)] = &[
     ("mode", "routed"),
     ("mode", "nat"),

@@ -219,7 +219,8 @@ impl NetworkDraft {
     /// There is no such key, its value is not possible, or this version does not do it.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ModelError> {
         self.assign(key, value).map_err(|e| e.of(format_args!("{key}=")))?;
-        check_now("key", key)
+        check_now("key", key)?;
+        check_now(key, value)
     }
 
     /// Sets one key back to its default.
@@ -239,10 +240,7 @@ impl NetworkDraft {
     fn assign(&mut self, key: &str, value: &str) -> Result<(), ModelError> {
         let spec = &mut self.spec;
         match key {
-            "mode" => {
-                spec.mode = parse_choice(value, Mode::WORDS)?;
-                check_now("mode", value)?;
-            }
+            "mode" => spec.mode = parse_choice(value, Mode::WORDS)?,
             "uplink" => {
                 check_interface(value)?;
                 spec.uplink = Some(value.to_owned());
@@ -250,7 +248,6 @@ impl NetworkDraft {
             "host-address" => {
                 spec.host_address =
                     parse_choice(value, &[("keep", HostAddress::Keep), ("move", HostAddress::Move)])?;
-                check_now("host-address", value)?;
             }
             "host-if" => spec.host_if = parse_switch(value)?,
             "mtu" => spec.mtu = Some(parse_number(value, MTU_MIN..=MTU_MAX)?),

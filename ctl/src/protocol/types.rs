@@ -291,7 +291,7 @@ pub enum RefusalKind {
     Refused,
 }
 
-/// Why a [`Switch`] did not do what it was asked: one line for a person.
+/// Why a [`Switch`](crate::server::Switch) did not do what it was asked: one line for a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     kind: RefusalKind,

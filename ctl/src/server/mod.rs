@@ -118,7 +118,8 @@ fn least_missed(running: &[Running]) -> Option<usize> {
 pub mod fuzzing {
     //! A way in for the fuzzer: one message, no socket.
 
-    /// Answers one message as a connection would; `None` is a message that ends the connection.
+    /// Answers one message as a connection would; `None` is a message that ends the connection. Within a runtime that
+    /// has timers.
     pub async fn answer(switch: std::rc::Rc<dyn super::Switch>, message: &[u8]) -> Option<Vec<u8>> {
         super::connection::answer_once(super::Service::new(switch), message).await
     }

@@ -22,6 +22,9 @@ pub struct Fake {
     fdb: RefCell<Fdb>,
 }
 
+/// Showing the network of this name panics.
+pub const PANIC: &str = "panic";
+
 /// An FDB of this many addresses is claimed for the network of this name.
 pub const HUGE: (&str, u64) = ("huge", 200_000);
 
@@ -123,6 +126,7 @@ impl Switch for Fake {
     }
 
     fn net_show(&self, name: &str) -> Result<NetworkDetail, Refusal> {
+        assert_ne!(name, PANIC, "asked to");
         let spec = self.network(name)?;
         let members = self.members(name);
         Ok(NetworkDetail {
