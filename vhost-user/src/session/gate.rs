@@ -1,21 +1,20 @@
-//! What stands before the crate's request handler: it looks at each message without taking it from the
-//! socket, and lets through what is whole and has as many descriptors as its kind may have.
+//! What stands before `vhost`'s request handler: it looks at each message without taking it from the socket,
+//! and lets through what is whole and well formed.
 //!
 //! Peeking keeps the handler from ever waiting in the middle of a message of a slow front-end, and shows the
-//! messages that the handler does not know and this back-end answers itself ([`Request::is_ours`]).
+//! messages that the handler does not know and this back-end answers itself ([`Request::is_ours`]). How many
+//! descriptors come with a message is the handler's to check: peeking at them does not tell, because the kernel
+//! then shows those of a later message too.
 
-use std::io::{self, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::AsFd;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
+use rustix::net::{RecvFlags, SendFlags};
 
 /// Bytes of a message's header: request, flags, size.
 pub(super) const HEADER: usize = 12;
 /// Bytes of a message's body, at most: the handler's own limit.
 const BODY_MAX: u32 = 0x1000;
-/// Descriptors that the kernel passes with one message, at most.
-const SCM_MAX_FD: usize = 253;
 
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
@@ -84,17 +83,6 @@ impl Request {
     pub(super) fn is_ours(self) -> bool {
         matches!(self, Self::SEND_RARP | Self::NET_SET_MTU | Self::SET_STATUS | Self::GET_STATUS)
     }
-
-    /// How many descriptors come with the message, at least and at most. Where 0 and 1 are both possible, a
-    /// bit of the body says which, and the handler compares.
-    fn descriptors(self) -> (usize, usize) {
-        match self.name() {
-            "SET_MEM_TABLE" => (1, 32),
-            "ADD_MEM_REG" | "SET_LOG_BASE" | "SET_LOG_FD" | "SET_BACKEND_REQ_FD" | "SET_INFLIGHT_FD" => (1, 1),
-            "SET_VRING_KICK" | "SET_VRING_CALL" | "SET_VRING_ERR" | "REM_MEM_REG" => (0, 1),
-            _ => (0, 0),
-        }
-    }
 }
 
 /// A message's header.
@@ -138,39 +126,23 @@ pub(super) enum GateError {
     Reply,
     #[error("message {name} ({number}) has a body of {size} bytes; {BODY_MAX} are allowed", number = .request.0, name = .request.name())]
     TooLong { request: Request, size: u32 },
-    #[error("message {name} came with {count} file descriptors", name = .request.name())]
-    Descriptors { request: Request, count: usize },
-    #[error("message {name} came with more file descriptors than could be received", name = .request.name())]
-    Truncated { request: Request },
     #[error("message {name} has a body of {size} bytes", name = .request.name())]
     Size { request: Request, size: u32 },
 }
 
-/// Looks at the next message. Nothing is taken from the socket; the descriptors that looking duplicates are
-/// closed.
+/// Looks at the next message. Nothing is taken from the socket, descriptors stay queued.
 pub(super) fn peek(socket: impl AsFd) -> Result<Peeked, GateError> {
     let mut bytes = [0u8; HEADER];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let got = match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-        Ok(got) => got,
+    let got = match rustix::net::recv(&socket, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((got, _)) => got,
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(Peeked::Partial),
         Err(rustix::io::Errno::CONNRESET) => return Ok(Peeked::Closed),
         Err(e) => return Err(GateError::Socket(e.into())),
     };
-    // Draining drops, and so closes, every one of them.
-    let count: usize = control
-        .drain()
-        .map(|message| match message {
-            RecvAncillaryMessage::ScmRights(fds) => fds.count(),
-            _ => 0,
-        })
-        .sum();
-    if got.bytes == 0 {
+    if got == 0 {
         return Ok(Peeked::Closed);
     }
-    if got.bytes < HEADER {
+    if got < HEADER {
         return Ok(Peeked::Partial);
     }
     let header = Header::parse(bytes);
@@ -183,13 +155,6 @@ pub(super) fn peek(socket: impl AsFd) -> Result<Peeked, GateError> {
     }
     if size > BODY_MAX {
         return Err(GateError::TooLong { request, size });
-    }
-    if got.flags.contains(ReturnFlags::CTRUNC) {
-        return Err(GateError::Truncated { request });
-    }
-    let (least, most) = request.descriptors();
-    if !(least..=most).contains(&count) {
-        return Err(GateError::Descriptors { request, count });
     }
     let queued = rustix::io::ioctl_fionread(&socket).map_err(io::Error::from)?;
     if queued < (HEADER as u64) + u64::from(size) {
