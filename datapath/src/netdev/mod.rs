@@ -11,8 +11,8 @@
 //!   timer of milliseconds has run out.
 //! - *Transmitting*: one `sendmmsg(2)` for a bucket, from where heads and tails are. A transmit ring would
 //!   need a lock, and keeps the sender's frame until the device has sent it.
-//! - Each frame has a virtio-net header both ways (`PACKET_VNET_HDR_SZ`, or `PACKET_VNET_HDR` before Linux
-//!   6.5), so that what the kernel has merged (GRO) or not yet cut (TSO) passes as a super-frame that says so.
+//! - Each frame has a virtio-net header both ways (`PACKET_VNET_HDR`), so that what the kernel has merged (GRO)
+//!   or not yet cut (TSO) passes as a super-frame that says so.
 //! - The kernel takes VLAN tags off received frames; they are put back.
 //!
 //! The interface stays the host's: its stack sees what we receive, too. Whoever makes an interface a port
@@ -97,14 +97,14 @@ impl Netdev {
         if !link.ethernet {
             return Err(NetdevError::NotEthernet(name.to_owned()));
         }
-        let sender = socket::sender(link.index).map_err(failed("opening for transmission"))?;
+        let (sender, offloads) = socket::sender(link.index).map_err(failed("opening for transmission"))?;
         let (receiver, ring) =
             socket::receiver(link.index, link.mtu).map_err(failed("opening for reception"))?;
-        let fd = Arc::new(receiver.fd);
+        let receiver = Arc::new(receiver);
         let lost = Arc::new(AtomicU64::new(0));
-        let rx = NetdevRx::new(Arc::clone(&fd), ring, receiver.header_len, link.index, Arc::clone(&lost));
-        let tx = NetdevTx::new(sender.fd, sender.header_len);
-        Ok((Self { index: link.index, links, receiver: fd, lost }, rx, tx))
+        let rx = NetdevRx::new(Arc::clone(&receiver), ring, link.index, Arc::clone(&lost));
+        let tx = NetdevTx::new(sender, offloads);
+        Ok((Self { index: link.index, links, receiver, lost }, rx, tx))
     }
 
     /// The interface's number.

@@ -11,7 +11,7 @@ use switch_core::Head;
 use switch_core::head::{FRAME_MAX, HEAD_LEN, HEAD_MAX, TAG_LEN};
 use switch_core::offload::OffloadSet;
 use switch_core::verdict::BURST;
-use switch_core::virtio_net::{F_NEEDS_CSUM, GSO_NONE, HEADER_LEN, VnetHeader};
+use switch_core::virtio_net::{F_NEEDS_CSUM, GSO_NONE, HEADER_LEN, LEGACY_HEADER_LEN, VnetHeader};
 
 use super::buffers::{Buffers, SLOT};
 use super::ring::{Ring, Slot};
@@ -30,7 +30,6 @@ pub struct NetdevRx {
     fd: Arc<OwnedFd>,
     ring: Ring,
     tails: Buffers,
-    header_len: usize,
     index: u32,
     lost: Arc<AtomicU64>,
     /// The next slot that the kernel fills.
@@ -39,25 +38,19 @@ pub struct NetdevRx {
     first: usize,
     /// Empty receptions since the interface was looked for.
     idle: u32,
-    /// The interface went down, and was still there.
+    /// The interface went down, or away.
     down: bool,
 }
 
 impl NetdevRx {
-    pub(super) fn new(
-        fd: Arc<OwnedFd>,
-        ring: Ring,
-        header_len: usize,
-        index: u32,
-        lost: Arc<AtomicU64>,
-    ) -> Self {
+    pub(super) fn new(fd: Arc<OwnedFd>, ring: Ring, index: u32, lost: Arc<AtomicU64>) -> Self {
         let tails = Buffers::new();
-        Self { fd, ring, tails, header_len, index, lost, next: 0, first: 0, idle: 0, down: false }
+        Self { fd, ring, tails, index, lost, next: 0, first: 0, idle: 0, down: false }
     }
 
     /// Takes in a frame that lies in the ring; its tail stays there.
     fn take_slot(&self, slot: &Slot, burst: &mut Burst) -> bool {
-        let vnet = VnetHeader::from_bytes(self.ring.vnet(slot, self.header_len));
+        let vnet = VnetHeader::from_bytes(self.ring.vnet(slot));
         let frame = self.ring.frame(slot);
         let Some(head) = burst.next_head() else { return false };
         let want = if vnet.is_plain() { HEAD_LEN } else { HEAD_MAX - TAG_LEN };
@@ -84,11 +77,11 @@ impl NetdevRx {
         let Some(head) = burst.next_head() else { return Ok(()) };
         let gap = if slot.tag.is_some() { TAG_LEN } else { 0 };
         let mut vnet = [0; HEADER_LEN];
-        let Some(n) = self.receive(&mut vnet[..self.header_len], head, gap)? else {
+        let Some(n) = self.receive(&mut vnet[..LEGACY_HEADER_LEN], head, gap)? else {
             self.lost.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         };
-        let Some(frame_len) = n.checked_sub(self.header_len) else {
+        let Some(frame_len) = n.checked_sub(LEGACY_HEADER_LEN) else {
             drops.short_header += 1;
             return Ok(());
         };
@@ -150,11 +143,10 @@ impl NetdevRx {
     /// Asks the kernel whether the interface is still there.
     #[cold]
     fn look(&mut self) -> Result<(), PortError> {
+        // From here on it is looked for again and again, until frames come.
+        self.down = true;
         match link::name_of(self.fd.as_raw_fd(), self.index) {
-            Ok(Some(_)) => {
-                self.down = true;
-                Ok(())
-            }
+            Ok(Some(_)) => Ok(()),
             Ok(None) => Err(PortError::Gone("the interface was removed")),
             Err(source) => Err(PortError::Io { what: "looking for the interface", source }),
         }

@@ -5,7 +5,7 @@ use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use switch_core::head::{ETHERNET_LEN, TAG_LEN};
-use switch_core::virtio_net::{HEADER_LEN, LEGACY_HEADER_LEN};
+use switch_core::offload::OffloadSet;
 
 use super::ring::{Ring, Shape};
 
@@ -14,32 +14,29 @@ const RECEIVE_QUEUE: i32 = 8 << 20;
 /// Bytes that transmitters may have in the interface's queue and the device. What is beyond is dropped.
 const SEND_QUEUE: i32 = 4 << 20;
 
-/// A packet socket whose frames have a virtio-net header.
-pub(super) struct Socket {
-    pub(super) fd: OwnedFd,
-    /// [`HEADER_LEN`], or [`LEGACY_HEADER_LEN`] on kernels before 6.5.
-    pub(super) header_len: usize,
-}
-
 /// A socket that only transmits: bound to the interface, but to no protocol.
-pub(super) fn sender(index: u32) -> io::Result<Socket> {
-    let socket = with_header()?;
-    buffer(&socket.fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_QUEUE)?;
-    bind(&socket.fd, index, 0)?;
-    Ok(socket)
+/// Also what its frames may ask for: what the device cannot do, the kernel does before it hands them over.
+pub(super) fn sender(index: u32) -> io::Result<(OwnedFd, OffloadSet)> {
+    let fd = with_header()?;
+    buffer(&fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, SEND_QUEUE)?;
+    bind(&fd, index, 0)?;
+    // UDP super-frames in virtio-net headers came to the kernel (6.2) before this option did (6.5).
+    let mut size = 0_i32;
+    let udp = get(&fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR_SZ, &mut size).is_ok();
+    Ok((fd, if udp { OffloadSet::ALL } else { OffloadSet::ALL.without(OffloadSet::UDP_L4) }))
 }
 
 /// A socket that receives all that comes in, through a ring whose slots fit the MTU.
-pub(super) fn receiver(index: u32, mtu: u32) -> io::Result<(Socket, Ring)> {
+pub(super) fn receiver(index: u32, mtu: u32) -> io::Result<(OwnedFd, Ring)> {
     let socket = with_header()?;
-    let fd = &socket.fd;
+    let fd = &socket;
     buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, RECEIVE_QUEUE)?;
     set(fd, libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, &1_i32)?;
     set(fd, libc::SOL_PACKET, libc::PACKET_VERSION, &(libc::tpacket_versions::TPACKET_V2 as i32))?;
     // Any value but zero: a copy of what is too long for a slot goes to the socket's queue.
     set(fd, libc::SOL_PACKET, libc::PACKET_COPY_THRESH, &1_i32)?;
     let frame = mtu as usize + ETHERNET_LEN + 2 * TAG_LEN;
-    let shape = Shape::new(frame, socket.header_len);
+    let shape = Shape::new(frame);
     set(fd, libc::SOL_PACKET, libc::PACKET_RX_RING, &shape.request())?;
     let ring = Ring::map(fd, shape)?;
     // Only now do frames come, and each finds the ring.
@@ -69,7 +66,9 @@ pub(super) fn pending_error(fd: &OwnedFd) -> io::Result<i32> {
     Ok(error)
 }
 
-fn with_header() -> io::Result<Socket> {
+/// A packet socket whose frames have a virtio-net header, of 10 bytes. With the longer one, which
+/// `PACKET_VNET_HDR_SZ` gives, the kernel still writes 10 bytes before a frame in the ring, not 12.
+fn with_header() -> io::Result<OwnedFd> {
     let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: no memory is passed. Protocol 0: it receives nothing until it is bound to one.
     let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
@@ -78,15 +77,8 @@ fn with_header() -> io::Result<Socket> {
     }
     // SAFETY: a descriptor just made, which nobody else has.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let header_len = match set(&fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR_SZ, &(HEADER_LEN as i32)) {
-        Ok(()) => HEADER_LEN,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EINVAL)) => {
-            set(&fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1_i32)?;
-            LEGACY_HEADER_LEN
-        }
-        Err(e) => return Err(e),
-    };
-    Ok(Socket { fd, header_len })
+    set(&fd, libc::SOL_PACKET, libc::PACKET_VNET_HDR, &1_i32)?;
+    Ok(fd)
 }
 
 fn bind(fd: &OwnedFd, index: u32, protocol: u16) -> io::Result<()> {

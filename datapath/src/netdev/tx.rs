@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use switch_core::offload::OffloadSet;
 use switch_core::verdict::BURST;
-use switch_core::virtio_net::HEADER_LEN;
+use switch_core::virtio_net::LEGACY_HEADER_LEN;
 
 use crate::burst::{Bucket, FRAME_SEGMENTS, Frame};
 use crate::port::{PortError, TxPort, TxReport};
@@ -18,16 +18,12 @@ const PIECES: usize = 1 + FRAME_SEGMENTS + 2 * BURST;
 #[derive(Debug)]
 pub struct NetdevTx {
     fd: OwnedFd,
-    header_len: usize,
     offloads: OffloadSet,
 }
 
 impl NetdevTx {
-    pub(super) fn new(fd: OwnedFd, header_len: usize) -> Self {
-        // What the device cannot do, the kernel does before it hands the frame to the device. UDP super-frames
-        // in virtio-net headers came to the kernel (6.2) before the longer header did (6.5).
-        let without = if header_len == HEADER_LEN { OffloadSet::NONE } else { OffloadSet::UDP_L4 };
-        Self { fd, header_len, offloads: OffloadSet::ALL.without(without) }
+    pub(super) fn new(fd: OwnedFd, offloads: OffloadSet) -> Self {
+        Self { fd, offloads }
     }
 }
 
@@ -51,7 +47,7 @@ impl TxPort for NetdevTx {
                 batch.send(&self.fd, &mut report);
                 batch = Batch::new();
             }
-            batch.add(i, frame, self.header_len);
+            batch.add(i, frame);
         }
         batch.send(&self.fd, &mut report);
         Ok(report)
@@ -64,6 +60,8 @@ struct Batch {
     messages: [MaybeUninit<libc::mmsghdr>; BURST],
     /// Which frame of the bucket each message is.
     frames: [u8; BURST],
+    /// Where each message's pieces begin.
+    begins: [u16; BURST],
     pieces: usize,
     len: usize,
 }
@@ -75,6 +73,7 @@ impl Batch {
             iov: [const { MaybeUninit::uninit() }; PIECES],
             messages: [const { MaybeUninit::uninit() }; BURST],
             frames: [0; BURST],
+            begins: [0; BURST],
             pieces: 0,
             len: 0,
         }
@@ -87,10 +86,10 @@ impl Batch {
 
     /// Adds frame `i` of the bucket, which fits.
     #[inline]
-    fn add(&mut self, i: usize, frame: Frame<'_>, header_len: usize) {
+    fn add(&mut self, i: usize, frame: Frame<'_>) {
         // The checked request, never what a guest wrote.
         let header = frame.head.offload.to_vnet().to_bytes();
-        let first = frame.head.with_vnet(header, header_len);
+        let first = frame.head.with_vnet(header, LEGACY_HEADER_LEN);
         let pieces = &mut self.iov[self.pieces..][..1 + frame.tail.len()];
         pieces[0].write(libc::iovec { iov_base: first.as_ptr().cast_mut().cast(), iov_len: first.len() });
         for (slot, segment) in pieces[1..].iter_mut().zip(frame.tail) {
@@ -100,6 +99,7 @@ impl Batch {
         let mut message: libc::mmsghdr = unsafe { mem::zeroed() };
         // Where the pieces are is filled in when the batch is sent: until then it may move.
         message.msg_hdr.msg_iovlen = pieces.len() as _;
+        self.begins[self.len] = self.pieces as u16;
         self.pieces += pieces.len();
         self.messages[self.len].write(message);
         self.frames[self.len] = i as u8;
@@ -109,13 +109,10 @@ impl Batch {
     /// Sends what was added, and reports what was not taken.
     #[inline]
     fn send(&mut self, fd: &OwnedFd, report: &mut TxReport) {
-        let mut next = self.iov.as_mut_ptr().cast::<libc::iovec>();
-        for message in &mut self.messages[..self.len] {
-            // SAFETY: the first `len` messages were written by `add`.
-            let header = unsafe { &mut message.assume_init_mut().msg_hdr };
-            header.msg_iov = next;
-            // SAFETY: the messages' pieces add up to `self.pieces`, which is within the array.
-            next = unsafe { next.add(header.msg_iovlen as usize) };
+        let iov = self.iov.as_mut_ptr().cast::<libc::iovec>();
+        for (message, &begin) in self.messages.iter_mut().zip(&self.begins).take(self.len) {
+            // SAFETY: the first `len` messages were written by `add`, and their pieces begin within the array.
+            unsafe { message.assume_init_mut().msg_hdr.msg_iov = iov.add(usize::from(begin)) };
         }
         let mut sent = 0;
         while sent < self.len {

@@ -192,10 +192,10 @@ impl Tap {
                 .map_err(|e| io_error("setting the header size of", name, e))?;
             // What the header is anyhow on a little-endian host. A kernel without cross-endian support refuses
             // the request, and a big-endian host with such a kernel is out of luck.
-            if let Err(e) = set_int(fd, libc::TUNSETVNETLE, 1) {
-                if cfg!(target_endian = "big") {
-                    return Err(io_error("setting the byte order of", name, e));
-                }
+            if let Err(e) = set_int(fd, libc::TUNSETVNETLE, 1)
+                && cfg!(target_endian = "big")
+            {
+                return Err(io_error("setting the byte order of", name, e));
             }
         }
         let index = links.index_of(name).map_err(|e| io_error("looking for", name, e))?;

@@ -110,15 +110,15 @@ fn tcp_without_tso() {
 }
 
 fn netdev_to_tap_and_back() {
-    for (tso, accepted) in [(true, OffloadSet::ALL), (false, OffloadSet::NONE)] {
+    for (tso, accepted, near) in
+        [(true, OffloadSet::ALL, ["near0", "near1"]), (false, OffloadSet::NONE, ["near2", "near3"])]
+    {
         let (there, _) =
-            traffic::tcp(stack_at_veth("near0", "10.0.0.1", tso), stack_at_tap("10.0.0.2", accepted));
+            traffic::tcp(stack_at_veth(near[0], "10.0.0.1", tso), stack_at_tap("10.0.0.2", accepted));
         assert_eq!(there.longest > 60_000, tso, "{there:?}");
-        ip("link del near0");
         let (there, _) =
-            traffic::tcp(stack_at_tap("10.0.0.1", accepted), stack_at_veth("near0", "10.0.0.2", tso));
+            traffic::tcp(stack_at_tap("10.0.0.1", accepted), stack_at_veth(near[1], "10.0.0.2", tso));
         assert_eq!(there.longest > 60_000, tso, "{there:?}");
-        ip("link del near0");
     }
 }
 
@@ -170,12 +170,13 @@ fn vlan_tags_are_put_back() {
     for tag in [[0x81, 0, 0x60, 100], [0x81, 0, 0xf0, 0], [0x88, 0xa8, 0, 5]] {
         for (frame, offload) in [&small, &long, &super_frame] {
             let (frame, offload) = tagged(frame, tag, *offload);
-            assert_eq!(
-                frames::send(&far_tx, &frame, offload).dropped(),
-                0,
-                "{tag:x?}, {} bytes",
-                frame.len()
-            );
+            let report = frames::send(&far_tx, &frame, offload);
+            if tag[0] == 0x88 && frame.len() == 1518 {
+                // Packet sockets count a service tag against the MTU, and a customer's tag not.
+                assert_eq!((report.too_small, report.dropped()), (1, 1));
+                continue;
+            }
+            assert_eq!(report.dropped(), 0, "{tag:x?}, {} bytes", frame.len());
             assert_eq!(frames::receive(&mut rx, &mut burst), 1);
             let mut got = frames::whole(&burst, 0);
             assert_eq!(got[..18], frame[..18], "the tag is back");
@@ -327,7 +328,12 @@ fn down_and_up_again() {
     rx.release();
     assert_eq!(rx.arm().unwrap(), Armed::Sleeping);
     ip("link set weft0 up");
-    assert!(netdev.link().unwrap().unwrap().running);
+    // The carrier's state follows a moment later.
+    let running = (0..1000).any(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        netdev.link().unwrap().unwrap().running
+    });
+    assert!(running);
     socket.send_to(b"again", "10.0.0.2:4000").unwrap();
     assert_eq!(frames::receive(&mut rx, &mut burst), 1);
     rx.release();

@@ -85,7 +85,8 @@ pub(crate) fn tcp(a: Stack, b: Stack) -> (Seen, Seen) {
         let receiver = scope.spawn(move || {
             // A connection that fails shows on the other side; nobody is to wait here for ever.
             let mut waited = PollFd::new(&listener, PollFlags::IN);
-            let accepted = poll(std::slice::from_mut(&mut waited), Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap();
+            let accepted =
+                poll(std::slice::from_mut(&mut waited), Some(&Timespec { tv_sec: 10, tv_nsec: 0 })).unwrap();
             assert_eq!(accepted, 1, "no connection came");
             let (mut stream, _) = listener.accept().unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
