@@ -17,7 +17,7 @@ use crate::virtio_net::{self, VnetHeader};
 pub const HEADROOM: usize = 32;
 /// Bytes of a frame that a port copies into the head. A frame no longer than this has no tail.
 pub const HEAD_LEN: usize = 128;
-/// Bytes of a frame that a head can hold. A port copies up to this many when the virtio-net header asks for
+/// Bytes of a frame that a head can hold, not counting tags that are inserted later. A port copies up to this many when the virtio-net header asks for
 /// an offload, because headers with options can be longer than [`HEAD_LEN`].
 pub const HEAD_MAX: usize = BUFFER - HEADROOM;
 /// Bytes that are always free before the frame.
@@ -100,6 +100,17 @@ impl Head {
         self.tag = None;
         self.vlan = None;
         &mut self.buffer.0[HEADROOM..HEADROOM + len]
+    }
+
+    /// Begins a frame whose head is made of a part of `from`'s, and goes where that is: with a tag that was
+    /// inserted, a head can be longer than [`HEAD_MAX`], and begin earlier. `len` is cut to the length of
+    /// `from`'s head. For [`crate::segment`].
+    pub(crate) fn begin_like(&mut self, from: &Self, frame_len: u32, len: usize) -> &mut [u8] {
+        let len = len.min(usize::from(from.len)).min(frame_len as usize);
+        self.begin(frame_len, 0);
+        self.start = from.start;
+        self.len = len as u16;
+        self.bytes_mut()
     }
 
     /// Where [`Head::begin`] lets the frame's bytes be written: all [`HEAD_MAX`] of them, for ports that copy
@@ -205,6 +216,10 @@ impl Head {
         self.start = new as u16;
         self.len += TAG_LEN as u16;
         self.frame_len += TAG_LEN as u32;
+        if self.tag.is_some() {
+            // The tag that was there is what is behind the first one now.
+            self.ethertype = TPID_CVLAN;
+        }
         self.tag = Some(Tag { vid: Some(vid), pcp_dei });
         self.shift_offload(TAG_LEN as i16);
         true

@@ -89,7 +89,7 @@ impl Segmenter {
         let payload = from.bytes().get(payload_at + head_begin..payload_at + head_end)?;
 
         // A frame of 64 KB fits 32 bits, and all of the super-frame's head fits a head.
-        let bytes = out.begin((payload_at + end - begin) as u32, payload_at + payload.len());
+        let bytes = out.begin_like(from, (payload_at + end - begin) as u32, payload_at + payload.len());
         bytes.get_mut(..payload_at)?.copy_from_slice(headers);
         bytes.get_mut(payload_at..)?.copy_from_slice(payload);
         let (_, ip) = bytes.split_at_mut_checked(network_at)?;

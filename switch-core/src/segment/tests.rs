@@ -134,6 +134,25 @@ fn a_super_frame_that_lost_its_tag_is_cut_as_it_is() {
     assert_eq!(part, noise(3000)[1000..2000]);
 }
 
+/// Found by fuzzing: a tag makes a full head longer than what a port may copy.
+#[test]
+fn a_full_head_that_got_a_tag_is_cut_as_it_is() {
+    let spec = Spec { head_extra: crate::head::HEAD_MAX, ..Spec::tcp() };
+    let received = build(&spec);
+    let mut head = received.checked();
+    assert!(head.push_tag(crate::ids::Vid::new(5).unwrap(), 0));
+    let segmenter = Segmenter::new(&head).expect("still a super-frame");
+    let mut out = Head::new();
+    for i in 0..3 {
+        let range = segmenter.segment(i, &head, &mut out);
+        assert_eq!(range.len(), out.tail_len());
+        assert!(checksum::complete(&mut out, |sum| sum.add(&received.tail()[range.clone()])));
+        let bytes = [out.bytes(), &received.tail()[range]].concat();
+        let part = read(&Spec { tci: Some(5), ..spec.clone() }, &bytes, i, 3, i * 1000);
+        assert_eq!(part, noise(3000)[i * 1000..][..1000]);
+    }
+}
+
 #[test]
 fn behind_a_routing_header_the_senders_sum_counts() {
     // The destination in the IPv6 header is not the one that the sender summed.
