@@ -17,8 +17,9 @@ use crate::virtio_net::{self, VnetHeader};
 pub const HEADROOM: usize = 32;
 /// Bytes of a frame that a port copies into the head. A frame no longer than this has no tail.
 pub const HEAD_LEN: usize = 128;
-/// Bytes of a frame that a head can hold, not counting tags that are inserted later. A port copies up to this many when the virtio-net header asks for
-/// an offload, because headers with options can be longer than [`HEAD_LEN`].
+/// Bytes of a frame that a head can hold, not counting tags that are inserted later. A port copies up to this
+/// many when the virtio-net header asks for an offload, because headers with options can be longer than
+/// [`HEAD_LEN`].
 pub const HEAD_MAX: usize = BUFFER - HEADROOM;
 /// Bytes that are always free before the frame.
 pub const VNET_ROOM: usize = virtio_net::HEADER_LEN;

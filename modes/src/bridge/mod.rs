@@ -16,9 +16,9 @@
 //! All workers share one [`Table`] behind a mutex, and each has a [`Forwarder`] of its own with a cache of
 //! answers, so that in steady traffic the mutex is not touched: a station is learned anew at most once a
 //! second, and while it is only that, a worker that finds the mutex taken leaves it for a later burst. A burst
-//! takes the mutex at most once. The control plane holds it for [`CHUNK`] entries at a time.
+//! takes the mutex at most once. The control plane holds it for a few hundred entries at a time.
 //!
-//! An answer in a cache is good for as long as its *epoch* is current ([`epochs`]) and its entry has not aged
+//! An answer in a cache is good for as long as its *epoch* is current (see `epochs`) and its entry has not aged
 //! out. A completed change to the table holds for the next burst.
 
 mod cache;

@@ -1,9 +1,11 @@
 //! Tables of frames in, verdicts out, with a virtual clock.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use proptest::prelude::*;
 use switch_core::check;
 use switch_core::drop::DropReason;
 use switch_core::fdb::{AGEING_DEFAULT, FdbAccess, FdbError, LIMIT_DEFAULT};
@@ -447,5 +449,122 @@ fn workers_at_once_agree_with_the_table() {
     assert!(used <= limit);
     for worker in 0..4 {
         assert!(rig.entries_of(at(1), worker) >= 8, "every port has its stations");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// A burst of one port's, taken by one of three workers: pairs of destination and source.
+    Burst {
+        worker: usize,
+        port: usize,
+        frames: Vec<(u64, u64)>,
+    },
+    Wait {
+        ms: u64,
+    },
+    AddStatic {
+        station: u64,
+        port: usize,
+    },
+    Remove {
+        station: u64,
+    },
+    Flush,
+    RemovePort {
+        port: usize,
+    },
+    Ageing {
+        secs: u64,
+    },
+    Tick,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let (station, port) = (1..9_u64, 0..4_usize);
+    let frames = proptest::collection::vec((station.clone(), station.clone()), 1..8);
+    let op = prop_oneof![
+        24 => (0..3_usize, port.clone(), frames)
+            .prop_map(|(worker, port, frames)| Op::Burst { worker, port, frames }),
+        6 => (0..1500_u64).prop_map(|ms| Op::Wait { ms }),
+        2 => (0..40_000_u64).prop_map(|ms| Op::Wait { ms }),
+        1 => (station.clone(), port.clone()).prop_map(|(station, port)| Op::AddStatic { station, port }),
+        2 => station.prop_map(|station| Op::Remove { station }),
+        1 => Just(Op::Flush),
+        1 => port.prop_map(|port| Op::RemovePort { port }),
+        1 => (15..40_u64).prop_map(|secs| Op::Ageing { secs }),
+        2 => Just(Op::Tick),
+    ];
+    proptest::collection::vec(op, 1..150)
+}
+
+proptest! {
+    /// Whatever the caches hold, the verdicts are those of a map without caches. Ages are right to a second.
+    #[test]
+    fn caches_make_no_difference(ops in ops()) {
+        let mut ageing = Duration::from_secs(20);
+        let mut rig = Rig::with(ageing, LIMIT_DEFAULT);
+        let mut workers: Vec<_> = (0..3).map(|_| BridgeForwarder::new(Arc::clone(&rig.bridge))).collect();
+        // Of each station: its port, and when it was last seen, or `None` if it is static.
+        let mut model = HashMap::<u64, (usize, Option<Instant>)>::new();
+        let mut now = at(1000);
+        for op in ops {
+            match op {
+                Op::Burst { worker, port, frames } => {
+                    std::mem::swap(&mut rig.forwarder, &mut workers[worker]);
+                    let heads = frames.iter().map(|&(to, from)| frame(station(to), station(from), None));
+                    let got = rig.burst(now, port, heads.collect());
+                    std::mem::swap(&mut rig.forwarder, &mut workers[worker]);
+                    for (&(to, from), got) in frames.iter().zip(got) {
+                        let source = model.entry(from).or_insert((port, Some(now)));
+                        if source.1.is_some() {
+                            *source = (port, Some(now));
+                        }
+                        let at_port = |p| match p == port {
+                            true => Verdict::Drop(DropReason::SamePort),
+                            false => rig.to(p),
+                        };
+                        let want = match model.get(&to) {
+                            None => [Verdict::Flood; 2],
+                            Some(&(p, None)) => [at_port(p); 2],
+                            Some(&(p, Some(seen))) if now - seen < ageing - Duration::from_secs(1) => [at_port(p); 2],
+                            Some(&(p, Some(seen))) if now - seen < ageing => [at_port(p), Verdict::Flood],
+                            Some(_) => [Verdict::Flood; 2],
+                        };
+                        prop_assert!(want.contains(&got), "{} to {} at {:?}: {:?}, not {:?}", from, to, port, got, want);
+                    }
+                }
+                Op::Wait { ms } => now = now + Duration::from_millis(ms),
+                Op::AddStatic { station: s, port } => {
+                    rig.bridge.add_static(mac(station(s)), None, rig.ports[port]).unwrap();
+                    model.insert(s, (port, None));
+                }
+                Op::Remove { station: s } => {
+                    rig.bridge.remove(mac(station(s)), None);
+                    model.remove(&s);
+                }
+                Op::Flush => {
+                    rig.bridge.flush();
+                    model.retain(|_, entry| entry.1.is_none());
+                }
+                Op::RemovePort { port } => {
+                    rig.bridge.port_removed(rig.ports[port]);
+                    model.retain(|_, entry| entry.0 != port);
+                }
+                Op::Ageing { secs } => {
+                    // What has aged stays so: a longer time does not bring it back in the model either.
+                    rig.bridge.tick(now);
+                    let limit = Duration::from_secs(1);
+                    model.retain(|_, e| e.1.is_none_or(|seen| now - seen < ageing - limit));
+                    let kept: Vec<_> = model.keys().map(|&s| mac(station(s))).collect();
+                    for entry in rig.bridge.entries(now).iter().filter(|e| !kept.contains(&e.mac)) {
+                        rig.bridge.remove(entry.mac, None);
+                    }
+                    ageing = Duration::from_secs(secs);
+                    rig.bridge.configure(ageing, LIMIT_DEFAULT);
+                }
+                Op::Tick => rig.bridge.tick(now),
+            }
+        }
     }
 }
