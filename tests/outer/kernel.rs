@@ -101,15 +101,18 @@ fn uplink_veth() -> Result<()> {
 fn host_interface() -> Result<()> {
     let host = Netns::new("host")?;
     let daemon = Daemon::start_in(&host)?;
-    daemon.ok("net add n mode=bridge host-if=on")?;
-    ensure!(host.interfaces()?.contains(&"n".to_string()), "no interface of the network's name");
-    host.run("ip address add 10.9.0.254/24 dev n; ip link set n up")?;
-    let mut peer = tap_peer(&host, &daemon, "t0", "10.9.0.1")?;
+    daemon.ok("net add lan0 mode=bridge host-if=on")?;
+    ensure!(host.interfaces()?.contains(&"lan0".to_string()), "no interface of the network's name");
+    host.run("ip address add 10.9.0.254/24 dev lan0; ip link set lan0 up")?;
+    let mut peer = Peer::new("t0", "10.9.0.1")?;
+    daemon.ok("port add lan0 t0 tap:t0")?;
+    peer.adopt(&host, "t0")?;
+    daemon.await_port("t0", "up")?;
     ping(&mut peer, "10.9.0.254")?;
     host.run("ping -c 2 -i 0.2 -W 3 10.9.0.1")?;
     conservation(&daemon)?;
-    daemon.ok("net set n host-if=off")?;
-    ensure!(!host.interfaces()?.contains(&"n".to_string()), "host-if=off leaves the interface");
+    daemon.ok("net set lan0 host-if=off")?;
+    ensure!(!host.interfaces()?.contains(&"lan0".to_string()), "host-if=off leaves the interface");
     Ok(())
 }
 
@@ -133,6 +136,8 @@ fn netdev_comes_back() -> Result<()> {
     })?;
     veth.veth(&host, "v0")?;
     daemon.await_port("v0", "up")?;
+    // The interface that returned has another MAC address.
+    tap.run("ip neighbour flush dev t0")?;
     await_reach(&mut tap, "10.9.0.2", Duration::from_secs(10)).context("after removal and return")?;
     let now = daemon.holdings()?;
     ensure!(now == holdings, "the daemon held {holdings:?}, and holds {now:?}");

@@ -60,7 +60,7 @@ impl Testpmd {
         }
         let mut command = Command::new("stdbuf");
         command.args(["-oL", "dpdk-testpmd", "--lcores=0@0,1@0", "--no-pci", "--no-huge", "-m", "256"]);
-        command.arg(format!("--file-prefix=weft{}", std::process::id()));
+        command.arg(format!("--file-prefix={}", prefix()));
         for (index, socket) in sockets.iter().enumerate() {
             command.arg(format!(
                 "--vdev=net_virtio_user{index},path={},mac={},queues=1,queue_size=1024{options}",
@@ -159,9 +159,16 @@ impl Testpmd {
     }
 }
 
+/// The name of what testpmd puts into DPDK's run directory.
+fn prefix() -> String {
+    format!("weft-test-{}", std::process::id())
+}
+
 impl Drop for Testpmd {
     fn drop(&mut self) {
         process::kill(&mut self.child);
+        // A killed testpmd leaves it behind; there is none where it never started.
+        let _ = std::fs::remove_dir_all(Path::new("/var/run/dpdk").join(prefix()));
         logs::keep("testpmd", &self.dir.path().join("log"));
     }
 }
