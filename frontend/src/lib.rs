@@ -11,6 +11,9 @@
 //! | [`ring`] | the driver's side of virtqueues |
 //! | [`device`] | [`device::NetDevice`]: a virtio-net device with queue pairs, `send` and `recv` |
 //! | [`wire`] | frames for tests |
+//! | [`stack`] | a guest with an IP stack (smoltcp): ping, TCP, UDP |
+//! | [`bulk`] | TCP-shaped super-frames that show segmentation offload from end to end |
+//! | [`traffic`] | the benchmark's generator |
 //!
 //! Nothing here waits without a bound: every call that may block takes, or is configured with, a timeout.
 //!
@@ -29,6 +32,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+pub mod bulk;
 pub mod device;
 mod error;
 pub mod eventfd;
@@ -39,6 +43,8 @@ pub mod memory;
 pub mod raw;
 pub mod ring;
 pub mod session;
+pub mod stack;
+pub mod traffic;
 pub mod wire;
 
 pub use device::{Config, NetDevice, VnetHeader};

@@ -305,16 +305,20 @@ impl TxQueue {
         }
     }
 
-    /// Turns the queue to fixed buffers for a generator: each slot is one descriptor of `len` bytes of frame.
-    /// Gives the window, and the offset and id of each frame.
-    pub(crate) fn fix(&mut self, header: &VnetHeader, len: usize) -> Result<(Window, Vec<usize>)> {
+    /// Turns the queue to fixed buffers for a generator: slot `i` is one descriptor of `headers[i]` and a frame of
+    /// `lengths[i]` bytes. Gives the window and the offset of each frame; the slot's number is the buffer's id.
+    pub(crate) fn fix(&mut self, headers: &[VnetHeader], lengths: &[usize]) -> Result<(Window, Vec<usize>)> {
+        if self.layout != TxLayout::Inline {
+            return Err(Error::Config("a generator's frames are in one piece".into()));
+        }
         let buffers: Vec<Segment> = (0..self.slot_count)
-            .map(|s| Segment::readable(self.slots.gpa(s), (self.header_len + len) as u32))
+            .zip(lengths)
+            .map(|(s, len)| Segment::readable(self.slots.gpa(s), (self.header_len + len) as u32))
             .collect();
         self.vq.ring.fix(&buffers).map_err(|e| self.vq.error(e))?;
         let offsets: Vec<usize> =
             (0..self.slot_count).map(|s| self.slots.offset(s) + self.header_len).collect();
-        for at in &offsets {
+        for (at, header) in offsets.iter().zip(headers) {
             self.slots.window.write(at - self.header_len, &header.bytes()[..self.header_len]);
         }
         Ok((self.slots.window.clone(), offsets))
@@ -488,23 +492,17 @@ impl RxQueue {
         }
     }
 
-    /// Turns the queue to fixed buffers for a generator: each slot is one descriptor, all of them published.
-    /// Gives the window, and the offset of each slot's frame.
+    /// Turns the queue to fixed buffers for a generator: what comes back goes in again by its id. Gives the window, and
+    /// the offset of the frame of each id.
     pub(crate) fn fix(&mut self) -> Result<(Window, Vec<usize>)> {
-        let len = self.slots.len as u32;
-        let buffers: Vec<Segment> =
-            (0..self.slot_count).map(|s| Segment::writable(self.slots.gpa(s), len)).collect();
-        self.vq.ring.fix(&buffers).map_err(|e| self.vq.error(e))?;
-        self.idle.clear();
-        self.posted = false;
-        for slot in 0..self.slot_count {
-            self.vq.ring.add_fixed(slot);
+        self.fill()?;
+        if !self.idle.is_empty() || self.missing != 0 {
+            return Err(Error::Config("a generator needs receive queues at rest".into()));
         }
-        self.vq.flush();
-        Ok((
-            self.slots.window.clone(),
-            (0..self.slot_count).map(|s| self.slots.offset(s) + self.header_len).collect(),
-        ))
+        self.vq.ring.fix_in_flight();
+        let offsets =
+            self.slots.of_id.iter().map(|&slot| self.slots.offset(slot) + self.header_len).collect();
+        Ok((self.slots.window.clone(), offsets))
     }
 
     pub(crate) fn header_len(&self) -> usize {

@@ -291,6 +291,11 @@ impl SplitQueue {
         Ok(())
     }
 
+    /// As [`SplitQueue::fix`], of the buffers that are in flight already: each keeps its id and its descriptors.
+    pub fn fix_in_flight(&mut self) {
+        self.fixed = true;
+    }
+
     /// Makes the fixed buffer `id` available. The caller owns the ids: one that is in flight already is not detected.
     #[inline]
     pub fn add_fixed(&mut self, id: u16) {
