@@ -101,7 +101,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         devices.push(NetDevice::connect(&path, Config::default().queue_size(1024))?);
         port_ids.push(id);
     }
-    let mut queue = host.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&port_ids[0]).ok_or("no queue")?;
+    let mut queue =
+        host.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&port_ids[0]).ok_or("no queue")?;
     queue.disarm();
     let to = ports[1].tx();
     let members: Vec<u8> = (0..64).collect();

@@ -84,7 +84,11 @@ pub(crate) fn from_driver(features: u64) -> OffloadSet {
     offloads(
         features,
         virtio_net::VIRTIO_NET_F_CSUM,
-        [virtio_net::VIRTIO_NET_F_HOST_TSO4, virtio_net::VIRTIO_NET_F_HOST_TSO6, virtio_net::VIRTIO_NET_F_HOST_ECN],
+        [
+            virtio_net::VIRTIO_NET_F_HOST_TSO4,
+            virtio_net::VIRTIO_NET_F_HOST_TSO6,
+            virtio_net::VIRTIO_NET_F_HOST_ECN,
+        ],
         [virtio_net::VIRTIO_NET_F_HOST_USO; 2],
     )
 }
@@ -94,7 +98,11 @@ pub(crate) fn to_driver(features: u64) -> OffloadSet {
     offloads(
         features,
         virtio_net::VIRTIO_NET_F_GUEST_CSUM,
-        [virtio_net::VIRTIO_NET_F_GUEST_TSO4, virtio_net::VIRTIO_NET_F_GUEST_TSO6, virtio_net::VIRTIO_NET_F_GUEST_ECN],
+        [
+            virtio_net::VIRTIO_NET_F_GUEST_TSO4,
+            virtio_net::VIRTIO_NET_F_GUEST_TSO6,
+            virtio_net::VIRTIO_NET_F_GUEST_ECN,
+        ],
         [virtio_net::VIRTIO_NET_F_GUEST_USO4, virtio_net::VIRTIO_NET_F_GUEST_USO6],
     )
 }

@@ -19,6 +19,7 @@ mod vring;
 
 pub use memory::{MemoryError, RegionSpec, SLOTS_MAX};
 pub use port::{
-    OnChange, PortConfig, PortInfo, PortSetupError, PortState, QUEUE_PAIRS_MAX, RegionInfo, RingInfo, Role, VhostUserPort,
+    OnChange, PortConfig, PortInfo, PortSetupError, PortState, QUEUE_PAIRS_MAX, RegionInfo, RingInfo, Role,
+    VhostUserPort,
 };
 pub use session::socket::ListenError;

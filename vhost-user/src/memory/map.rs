@@ -65,13 +65,22 @@ impl Mapping {
         let align = u64::try_from(stat.st_blksize).unwrap_or(ALIGN_MIN);
         let align = if align.is_power_of_two() { align.clamp(ALIGN_MIN, ALIGN_MAX) } else { ALIGN_MIN };
         let from = spec.offset & !(align - 1);
-        let Some(len) = end.checked_next_multiple_of(align).map(|end| end - from) else { return Err(overflow) };
+        let Some(len) = end.checked_next_multiple_of(align).map(|end| end - from) else {
+            return Err(overflow);
+        };
         let Ok(len) = usize::try_from(len) else { return Err(overflow) };
         let before = (spec.offset - from) as usize;
 
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let base = unsafe {
-            rustix::mm::mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, file, from)
+            rustix::mm::mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+                file,
+                from,
+            )
         }
         .map_err(failed)?
         .cast::<u8>();
@@ -84,7 +93,8 @@ impl Mapping {
             let _ = rustix::mm::madvise(base.as_ptr().cast(), len, Advice::LinuxDontFork);
         }
         // SAFETY: one whole mapping, reached by raw pointers only, unmapped in `drop` after the watch.
-        let watch = unsafe { Watch::new(base.as_ptr(), len) }.map_err(|source| MemoryError::Map { guest, source })?;
+        let watch =
+            unsafe { Watch::new(base.as_ptr(), len) }.map_err(|source| MemoryError::Map { guest, source })?;
         map.watch = Some(watch);
         Ok(map)
     }

@@ -57,7 +57,9 @@ pub enum MemoryError {
         has: u64,
     },
     /// A file that can make us wait, or that is no memory.
-    #[error("memory region at {guest:#x}: its file is not memory (memfd, tmpfs, hugetlbfs) or on a local disk")]
+    #[error(
+        "memory region at {guest:#x}: its file is not memory (memfd, tmpfs, hugetlbfs) or on a local disk"
+    )]
     Kind {
         /// Guest physical address.
         guest: u64,
@@ -175,7 +177,8 @@ impl GuestMemory {
 
     /// This table without a region (`REM_MEM_REG`); its offset does not matter.
     pub(crate) fn without(&self, spec: RegionSpec) -> Result<Self, MemoryError> {
-        let same = |r: &Region| r.spec.guest == spec.guest && r.spec.size == spec.size && r.spec.user == spec.user;
+        let same =
+            |r: &Region| r.spec.guest == spec.guest && r.spec.size == spec.size && r.spec.user == spec.user;
         let mut regions = self.regions.clone();
         match regions.iter().position(same) {
             Some(at) => {

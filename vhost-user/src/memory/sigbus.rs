@@ -29,7 +29,12 @@ struct Slot {
 }
 
 static TABLE: [Slot; SLOTS] = [const {
-    Slot { seq: AtomicU32::new(0), poisoned: AtomicBool::new(false), start: AtomicUsize::new(0), len: AtomicUsize::new(0) }
+    Slot {
+        seq: AtomicU32::new(0),
+        poisoned: AtomicBool::new(false),
+        start: AtomicUsize::new(0),
+        len: AtomicUsize::new(0),
+    }
 }; SLOTS];
 /// Slots below this were used at least once.
 static USED: AtomicUsize = AtomicUsize::new(0);

@@ -171,7 +171,8 @@ pub(super) fn take(socket: impl AsFd, header: &Header) -> Result<Option<u64>, Ga
     }
     let mut bytes = [0u8; HEADER + 8];
     let whole = HEADER + size as usize;
-    let (got, _) = rustix::net::recv(&socket, &mut bytes[..whole], RecvFlags::WAITALL).map_err(io::Error::from)?;
+    let (got, _) =
+        rustix::net::recv(&socket, &mut bytes[..whole], RecvFlags::WAITALL).map_err(io::Error::from)?;
     if got != whole {
         return Err(GateError::Size { request, size: got.saturating_sub(HEADER) as u32 });
     }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use switch_core::MacAddr;
 use vhost::vhost_user::message::{
-    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
-    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
     VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
@@ -44,7 +44,16 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(rings: Rings, queue_pairs: u16, mtu_max: Option<u16>) -> Self {
-        Self { rings, queue_pairs, mtu_max, protocol_features: 0, mtu: None, status: 0, fault: None, features_read: false }
+        Self {
+            rings,
+            queue_pairs,
+            mtu_max,
+            protocol_features: 0,
+            mtu: None,
+            status: 0,
+            fault: None,
+            features_read: false,
+        }
     }
 
     fn refuse<T>(&mut self, why: impl ToString) -> Result<T> {
@@ -104,7 +113,10 @@ impl Session {
         self.features_read && self.protocol_features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
     }
 
-    fn swap_memory(&mut self, memory: std::result::Result<GuestMemory, crate::memory::MemoryError>) -> Result<()> {
+    fn swap_memory(
+        &mut self,
+        memory: std::result::Result<GuestMemory, crate::memory::MemoryError>,
+    ) -> Result<()> {
         match memory {
             Ok(memory) => match self.rings.set_memory(memory) {
                 Ok(()) => Ok(()),
@@ -196,8 +208,9 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let index = self.ring(index)?;
         if !num.is_power_of_two() || num > SPLIT_SIZE_MAX {
-            return self
-                .refuse(format!("ring {index}: size {num} is not a power of two from 1 to {SPLIT_SIZE_MAX}"));
+            return self.refuse(format!(
+                "ring {index}: size {num} is not a power of two from 1 to {SPLIT_SIZE_MAX}"
+            ));
         }
         self.rings.renew(index);
         if let Some(ring) = self.rings.get(index) {
@@ -389,9 +402,10 @@ impl VhostUserBackendReqHandlerMut for Session {
 pub(super) fn describe(error: &Error) -> String {
     match error {
         Error::InvalidMessage => "malformed, or unknown to this back-end".to_owned(),
-        Error::InactiveFeature(_) | Error::InactiveOperation(_) => format!("its feature was not agreed on ({error})"),
+        Error::InactiveFeature(_) | Error::InactiveOperation(_) => {
+            format!("its feature was not agreed on ({error})")
+        }
         Error::ReqHandlerError(e) => e.to_string(),
         other => other.to_string(),
     }
 }
-

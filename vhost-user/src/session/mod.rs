@@ -210,7 +210,9 @@ impl Runner {
                             }
                         } else if let Err(e) = handler.handle_request() {
                             match e {
-                                Error::Disconnected | Error::SocketBroken(_) | Error::PartialMessage => return Ok(()),
+                                Error::Disconnected | Error::SocketBroken(_) | Error::PartialMessage => {
+                                    return Ok(());
+                                }
                                 e => {
                                     let why = lock().fault.take().unwrap_or_else(|| handler::describe(&e));
                                     return Err(SessionError::Message { name, why });

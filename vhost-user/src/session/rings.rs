@@ -74,7 +74,8 @@ impl Ring {
     }
 
     fn setup(&self, features: u64) -> Option<RingSetup> {
-        let wanted = self.enabled && !matches!(self.kick, Kick::Unset) && !self.shared.is_broken() && !self.unmapped;
+        let wanted =
+            self.enabled && !matches!(self.kick, Kick::Unset) && !self.shared.is_broken() && !self.unmapped;
         match (wanted, self.size, self.layout) {
             (true, Some(size), Some(layout)) => Some(RingSetup { layout, size, next: self.next, features }),
             _ => None,
@@ -206,7 +207,9 @@ impl Rings {
         for index in 0..self.list.len() {
             self.list[index].unmapped = false;
             match self.start(index) {
-                Err(StartError::Setup { source: SetupError::Outside(_) | SetupError::Unaligned(_), .. }) => {
+                Err(StartError::Setup {
+                    source: SetupError::Outside(_) | SetupError::Unaligned(_), ..
+                }) => {
                     self.list[index].unmapped = true;
                 }
                 other => other?,

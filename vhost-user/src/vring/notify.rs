@@ -43,7 +43,9 @@ impl Event {
     pub(crate) fn signal(&self) {
         let mut poll = [PollFd::new(&self.0, PollFlags::OUT)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if matches!(rustix::event::poll(&mut poll, Some(&now)), Ok(1)) && poll[0].revents().contains(PollFlags::OUT) {
+        if matches!(rustix::event::poll(&mut poll, Some(&now)), Ok(1))
+            && poll[0].revents().contains(PollFlags::OUT)
+        {
             let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
         }
     }
@@ -51,7 +53,12 @@ impl Event {
     /// Takes what is in the counter.
     pub(crate) fn drain(&self) {
         let mut count = [0u8; 8];
-        match rustix::io::preadv2(&self.0, &mut [IoSliceMut::new(&mut count)], u64::MAX, ReadWriteFlags::NOWAIT) {
+        match rustix::io::preadv2(
+            &self.0,
+            &mut [IoSliceMut::new(&mut count)],
+            u64::MAX,
+            ReadWriteFlags::NOWAIT,
+        ) {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
                 // Kernels before 5.8: the description is set to O_NONBLOCK.
                 let _ = rustix::io::read(&self.0, &mut count);
@@ -95,5 +102,52 @@ impl Call {
         if let Some(event) = &*self.event.lock().unwrap_or_else(PoisonError::into_inner) {
             event.signal();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A peer's end and ours, of one eventfd that blocks.
+    fn shared() -> (OwnedFd, Event) {
+        let theirs = rustix::event::eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        let ours = Event::from_peer(File::from(theirs.try_clone().unwrap())).unwrap();
+        // What a hostile front-end does after we looked.
+        let flags = rustix::fs::fcntl_getfl(&theirs).unwrap();
+        rustix::fs::fcntl_setfl(&theirs, flags - OFlags::NONBLOCK).unwrap();
+        (theirs, ours)
+    }
+
+    #[test]
+    fn a_call_whose_counter_is_full_does_not_block_us() {
+        let (theirs, ours) = shared();
+        rustix::io::write(&theirs, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        ours.signal();
+        ours.signal();
+        let mut count = [0; 8];
+        rustix::io::read(&theirs, &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), u64::MAX - 1);
+        ours.signal();
+        rustix::io::read(&theirs, &mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 1);
+    }
+
+    #[test]
+    fn a_kick_that_was_drained_by_its_peer_does_not_block_us() {
+        let (theirs, ours) = shared();
+        ours.drain();
+        rustix::io::write(&theirs, &5u64.to_ne_bytes()).unwrap();
+        ours.drain();
+        ours.drain();
+    }
+
+    #[test]
+    fn only_eventfds_are_taken_from_a_peer() {
+        let (pipe, _other) = rustix::pipe::pipe().unwrap();
+        assert!(Event::from_peer(File::from(pipe)).is_err());
+        assert!(Event::from_peer(File::open("/dev/null").unwrap()).is_err());
+        let memory = rustix::fs::memfd_create("[eventfd]", rustix::fs::MemfdFlags::empty()).unwrap();
+        assert!(Event::from_peer(File::from(memory)).is_err());
     }
 }

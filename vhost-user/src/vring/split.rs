@@ -160,7 +160,11 @@ impl SplitRing {
         ring.next_used = ring.used_idx().load(Ordering::Acquire);
         ring.next_avail = ring.next_used;
         if let Some(next) = setup.next.filter(|&next| next != ring.next_used) {
-            tracing::debug!(told = next, used = ring.next_used, "the front-end's ring index is not the used index, which counts");
+            tracing::debug!(
+                told = next,
+                used = ring.next_used,
+                "the front-end's ring index is not the used index, which counts"
+            );
         }
         ring.shared.set_next(ring.next_avail);
         // No kicks until the ring is armed.
@@ -339,7 +343,9 @@ impl SplitRing {
         let at = usize::from(self.next_used.wrapping_add(ahead) & self.mask);
         let entry = u64::from(head) | u64::from(len) << 32;
         // SAFETY: at < size, so the entry is within the used ring; entries are only four-aligned.
-        unsafe { self.used.add(4 + 8 * at).cast::<Unaligned<u64>>().write_volatile(Unaligned(entry.to_le())) };
+        unsafe {
+            self.used.add(4 + 8 * at).cast::<Unaligned<u64>>().write_volatile(Unaligned(entry.to_le()))
+        };
     }
 
     /// Publishes `n` used entries with one store, and notifies the driver at most once, if it wants to be.
@@ -384,7 +390,9 @@ impl SplitRing {
     #[inline(always)]
     fn used_event(&self) -> u16 {
         // SAFETY: the two bytes that end the available ring (the range checked in `new` holds them).
-        u16::from_le(unsafe { self.available.add(4 + 2 * usize::from(self.size)).cast::<u16>().read_volatile() })
+        u16::from_le(unsafe {
+            self.available.add(4 + 2 * usize::from(self.size)).cast::<u16>().read_volatile()
+        })
     }
 
     /// Tells the driver, by the flag, whether kicks are wanted. With event indices the flag stays clear.
@@ -399,7 +407,10 @@ impl SplitRing {
         if self.event_idx {
             // SAFETY: the two bytes that end the used ring (the range checked in `new` holds them).
             unsafe {
-                self.used.add(4 + 8 * usize::from(self.size)).cast::<u16>().write_volatile(self.next_avail.to_le());
+                self.used
+                    .add(4 + 8 * usize::from(self.size))
+                    .cast::<u16>()
+                    .write_volatile(self.next_avail.to_le());
             }
         } else {
             self.set_no_notify(false);

@@ -164,8 +164,10 @@ fn work(inner: &Inner) {
         if idle > 50 {
             inner.sleeps.fetch_add(1, Ordering::Relaxed);
             // SAFETY: a descriptor that was closed meanwhile makes poll return at once, which is harmless here.
-            let mut polled: Vec<PollFd<'_>> =
-                fds.iter().map(|&fd| PollFd::from_borrowed_fd(unsafe { BorrowedFd::borrow_raw(fd) }, PollFlags::IN)).collect();
+            let mut polled: Vec<PollFd<'_>> = fds
+                .iter()
+                .map(|&fd| PollFd::from_borrowed_fd(unsafe { BorrowedFd::borrow_raw(fd) }, PollFlags::IN))
+                .collect();
             let time = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
             let _ = rustix::event::poll(&mut polled, Some(&time));
             inner.queues.lock().unwrap().values_mut().for_each(|a| a.queue.disarm());
@@ -265,7 +267,8 @@ impl Rig {
         let states = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&states);
         let port =
-            VhostUserPort::new(config, self.host.handle(), move |state| seen.lock().unwrap().push(state)).unwrap();
+            VhostUserPort::new(config, self.host.handle(), move |state| seen.lock().unwrap().push(state))
+                .unwrap();
         TestPort { id, path, states, counters: self.host.counters(id), port }
     }
 
@@ -294,7 +297,9 @@ impl TestPort {
         loop {
             match self.port.state() {
                 PortState::Error(reason) if reason.contains(what) => return,
-                state if Instant::now() > end => panic!("expected an error with '{what}', the state is {state:?}"),
+                state if Instant::now() > end => {
+                    panic!("expected an error with '{what}', the state is {state:?}")
+                }
                 _ => std::thread::sleep(Duration::from_millis(1)),
             }
         }
@@ -331,7 +336,11 @@ pub fn open_files() -> usize {
 
 /// Mappings of shared memory files in this process.
 pub fn shared_maps() -> usize {
-    std::fs::read_to_string("/proc/self/maps").unwrap().lines().filter(|l| l.contains("memfd:") || l.contains("/dev/zero")).count()
+    std::fs::read_to_string("/proc/self/maps")
+        .unwrap()
+        .lines()
+        .filter(|l| l.contains("memfd:") || l.contains("/dev/zero"))
+        .count()
 }
 
 /// A path in the rig's directory.
