@@ -14,7 +14,7 @@ use switch_core::offload::{Checksum, Gso, GsoKind, Offload, OffloadSet};
 
 use crate::Body;
 use crate::frames::{self, MAC_A, MAC_B, UDP_PARTIAL};
-use crate::netns::{Namespace, ethtool, ip};
+use crate::netns::{Namespace, ethtool, ip, up};
 use crate::tap::stack_at_tap;
 use crate::traffic::{self, Stack};
 
@@ -46,7 +46,8 @@ fn veth_with_stack() -> (Namespace, Netdev, NetdevRx, NetdevTx) {
         ip("addr add 10.0.0.1/24 dev far0");
         ip(&format!("neigh add 10.0.0.2 lladdr {} dev far0", MacAddr(MAC_B)));
     });
-    ip("link set weft0 up");
+    up("weft0");
+    far.run(|| up("far0"));
     let (netdev, rx, tx) = Netdev::open("weft0").unwrap();
     (far, netdev, rx, tx)
 }
@@ -90,7 +91,8 @@ fn stack_at_veth(near: &str, address: &str, tso: bool) -> Stack {
             ethtool("-K far0 tso off gso off tx off");
         }
     });
-    ip(&format!("link set {near} up"));
+    up(near);
+    namespace.run(|| up("far0"));
     let (_netdev, rx, tx) = Netdev::open(near).unwrap();
     Stack { namespace, rx: Box::new(rx), tx: Box::new(tx) }
 }
@@ -327,13 +329,8 @@ fn down_and_up_again() {
     assert_eq!(rx.rx_burst(&mut burst, &mut RxDrops::default()).unwrap(), 0, "down is not gone");
     rx.release();
     assert_eq!(rx.arm().unwrap(), Armed::Sleeping);
-    ip("link set weft0 up");
-    // The carrier's state follows a moment later.
-    let running = (0..1000).any(|_| {
-        std::thread::sleep(Duration::from_millis(1));
-        netdev.link().unwrap().unwrap().running
-    });
-    assert!(running);
+    up("weft0");
+    far.run(|| up("far0"));
     socket.send_to(b"again", "10.0.0.2:4000").unwrap();
     assert_eq!(frames::receive(&mut rx, &mut burst), 1);
     rx.release();

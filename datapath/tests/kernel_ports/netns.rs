@@ -4,7 +4,9 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
+use datapath::netdev::link::Links;
 use libtest_mimic::Failed;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -80,6 +82,21 @@ impl Namespace {
             inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+}
+
+/// Sets an interface up, and waits until it carries frames. Before the kernel has worked off the change of
+/// the carrier, the interface drops what it is given.
+pub(crate) fn up(interface: &str) {
+    ip(&format!("link set {interface} up"));
+    let links = Links::open().expect("a socket");
+    let running = || links.get(interface).is_ok_and(|link| link.is_some_and(|link| link.running));
+    let end = Instant::now() + Duration::from_secs(5);
+    while !running() {
+        assert!(Instant::now() < end, "{interface} has no carrier");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The flag shows in the middle of that work; this waits for the lock that covers it.
+    ip(&format!("link set {interface} up"));
 }
 
 /// Runs `ip`; panics with what it said if it fails.
