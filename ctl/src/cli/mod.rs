@@ -70,7 +70,8 @@ impl From<ModelError> for Failure {
 /// Does what `args` (the first is the program's name) say, on the process's standard streams and environment.
 pub fn run(args: impl IntoIterator<Item = OsString>, handlers: &dyn Handlers) -> ExitCode {
     let environment = Environment::of_process();
-    run_with(args, handlers, &environment, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
+    // Not locked: the daemon's other threads write to standard error as long as this call lasts.
+    run_with(args, handlers, &environment, &mut std::io::stdout(), &mut std::io::stderr())
 }
 
 /// Does what `args` say, on the streams and in the environment given.
