@@ -192,10 +192,10 @@ impl Shared {
 
     pub(crate) fn set_connection(&self, stream: Option<Arc<UnixStream>>) {
         let mut connection = lock(&self.connection);
-        if self.is_stopping() {
-            if let Some(stream) = &stream {
-                let _ = stream.shutdown(Shutdown::Both);
-            }
+        if self.is_stopping()
+            && let Some(stream) = &stream
+        {
+            let _ = stream.shutdown(Shutdown::Both);
         }
         *connection = stream;
     }

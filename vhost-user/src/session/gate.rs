@@ -3,18 +3,22 @@
 //!
 //! Peeking keeps the handler from ever waiting in the middle of a message of a slow front-end, and shows the
 //! messages that the handler does not know and this back-end answers itself ([`Request::is_ours`]). How many
-//! descriptors come with a message is the handler's to check: peeking at them does not tell, because the kernel
-//! then shows those of a later message too.
+//! descriptors come with a message is the handler's to check, because the kernel shows those of a later message
+//! too to who peeks. But it must never meet more than fit its buffer: it then loses the header it has read, and takes
+//! the body for the next one. So no message may have more, this one or the later one.
 
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
 
 /// Bytes of a message's header: request, flags, size.
 pub(super) const HEADER: usize = 12;
 /// Bytes of a message's body, at most: the handler's own limit.
 const BODY_MAX: u32 = 0x1000;
+/// Descriptors that come with a message, at most: the handler's own limit.
+const DESCRIPTORS_MAX: usize = 32;
 
 const VERSION: u32 = 1;
 const VERSION_MASK: u32 = 3;
@@ -122,6 +126,8 @@ pub(super) enum GateError {
     Socket(#[from] io::Error),
     #[error("a message of version {0}, not {VERSION}")]
     Version(u32),
+    #[error("a message with more than {DESCRIPTORS_MAX} file descriptors, or than this process may open")]
+    Descriptors,
     #[error("a reply where a request was expected")]
     Reply,
     #[error("message {name} ({number}) has a body of {size} bytes; {BODY_MAX} are allowed", number = .request.0, name = .request.name())]
@@ -130,11 +136,28 @@ pub(super) enum GateError {
     Size { request: Request, size: u32 },
 }
 
-/// Looks at the next message. Nothing is taken from the socket, descriptors stay queued.
+/// Looks at the next message. Nothing is taken from the socket; descriptors stay queued, and the duplicates that
+/// looking makes are closed.
 pub(super) fn peek(socket: impl AsFd) -> Result<Peeked, GateError> {
     let mut bytes = [0u8; HEADER];
-    let got = match rustix::net::recv(&socket, &mut bytes, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-        Ok((got, _)) => got,
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let peeked = rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags);
+    // Counting drops them, which closes them.
+    let descriptors: usize = control
+        .drain()
+        .map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.count(),
+            _ => 0,
+        })
+        .sum();
+    let got = match peeked {
+        // The buffer's alignment leaves room for one or two more than asked for.
+        Ok(got) if got.flags.contains(ReturnFlags::CTRUNC) || descriptors > DESCRIPTORS_MAX => {
+            return Err(GateError::Descriptors);
+        }
+        Ok(got) => got.bytes,
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Ok(Peeked::Partial),
         Err(rustix::io::Errno::CONNRESET) => return Ok(Peeked::Closed),
         Err(e) => return Err(GateError::Socket(e.into())),

@@ -53,17 +53,11 @@ impl Event {
     /// Takes what is in the counter.
     pub(crate) fn drain(&self) {
         let mut count = [0u8; 8];
-        match rustix::io::preadv2(
-            &self.0,
-            &mut [IoSliceMut::new(&mut count)],
-            u64::MAX,
-            ReadWriteFlags::NOWAIT,
-        ) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                // Kernels before 5.8: the description is set to O_NONBLOCK.
-                let _ = rustix::io::read(&self.0, &mut count);
-            }
-            _ => {}
+        let mut into = [IoSliceMut::new(&mut count)];
+        let read = rustix::io::preadv2(&self.0, &mut into, u64::MAX, ReadWriteFlags::NOWAIT);
+        if let Err(Errno::OPNOTSUPP | Errno::NOSYS) = read {
+            // Kernels before 5.8: the description is set to O_NONBLOCK.
+            let _ = rustix::io::read(&self.0, &mut count);
         }
     }
 }
@@ -144,8 +138,8 @@ mod tests {
 
     #[test]
     fn only_eventfds_are_taken_from_a_peer() {
-        let (pipe, _other) = rustix::pipe::pipe().unwrap();
-        assert!(Event::from_peer(File::from(pipe)).is_err());
+        let (pipe, _other) = std::io::pipe().unwrap();
+        assert!(Event::from_peer(File::from(OwnedFd::from(pipe))).is_err());
         assert!(Event::from_peer(File::open("/dev/null").unwrap()).is_err());
         let memory = rustix::fs::memfd_create("[eventfd]", rustix::fs::MemfdFlags::empty()).unwrap();
         assert!(Event::from_peer(File::from(memory)).is_err());
