@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -45,6 +45,8 @@ pub struct GuestOptions {
 pub struct Guest {
     child: Child,
     dir: TempDir,
+    /// QEMU connects here at its start, so that nothing the guest says is lost.
+    listener: UnixListener,
     agent: Option<BufReader<UnixStream>>,
     name: String,
 }
@@ -57,6 +59,9 @@ impl Guest {
     pub fn boot(socket: &Path, mac: &str, options: &GuestOptions) -> Result<Self> {
         let image = needs::guest_image().as_ref().map_err(|why| anyhow::anyhow!("no guest image: {why}"))?;
         let dir = tempfile::Builder::new().prefix("weft-guest-").tempdir()?;
+        let agent = dir.path().join("agent");
+        let listener = UnixListener::bind(&agent)?;
+        listener.set_nonblocking(true)?;
         let queues = options.queues.max(1);
         let listen = match options.role {
             Role::Client => "",
@@ -71,10 +76,7 @@ impl Guest {
             .args(["-object", "memory-backend-memfd,id=m0,size=256M,share=on", "-numa", "node,memdev=m0"])
             .args(["-display", "none", "-vga", "none", "-monitor", "none", "-no-reboot", "-nodefaults"])
             .args(["-serial", &format!("file:{}", dir.path().join("console").display())])
-            .args([
-                "-chardev",
-                &format!("socket,id=agent,path={},server=on,wait=off", Self::agent_path(&dir)),
-            ])
+            .args(["-chardev", &format!("socket,id=agent,path={}", agent.display())])
             .args(["-serial", "chardev:agent"])
             .args(["-chardev", &format!("socket,id=c0,path={}{listen}", socket.display())])
             .args(["-netdev", &format!("vhost-user,id=n0,chardev=c0,queues={queues}")])
@@ -94,11 +96,7 @@ impl Guest {
         let log = File::create(dir.path().join("qemu.log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = command.spawn().context("cannot start QEMU")?;
-        Ok(Guest { child, dir, agent: None, name: format!("the guest {mac}") })
-    }
-
-    fn agent_path(dir: &TempDir) -> String {
-        dir.path().join("agent").display().to_string()
+        Ok(Guest { child, dir, listener, agent: None, name: format!("the guest {mac}") })
     }
 
     /// Waits until the guest takes commands.
@@ -111,11 +109,12 @@ impl Guest {
         }
         let deadline = Instant::now() + BOOT_LIMIT;
         let stream = loop {
-            match UnixStream::connect(Self::agent_path(&self.dir)) {
-                Ok(stream) => break stream,
+            match self.listener.accept() {
+                Ok((stream, _)) => break stream,
                 Err(error) => self.still_runs(deadline).with_context(|| error.to_string())?,
             }
         };
+        stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(Duration::from_millis(200)))?;
         let mut agent = BufReader::new(stream);
         let greeting = self.read_line(&mut agent, deadline)?;
