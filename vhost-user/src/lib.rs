@@ -1,10 +1,10 @@
 //! The vhost-user back-end of virtio-net: sessions, guest memory, vrings, the port.
 //!
-//! - [`port`]: what the rest of the house sees: [`VhostUserPort`].
-//! - [`session`]: the conversation with a front-end: messages, rings set up, started and stopped.
-//! - [`memory`]: the guest's memory, mapped and checked; what happens when it goes away.
-//! - [`vring`]: the rings: the fast path of both directions.
-//! - [`features`]: feature bits and what they mean.
+//! - `port`: what the rest of the house sees: [`VhostUserPort`].
+//! - `session`: the conversation with a front-end: messages, rings set up, started and stopped.
+//! - `memory`: the guest's memory, mapped and checked; what happens when it goes away.
+//! - `vring`: the rings: the fast path of both directions.
+//! - `features`: feature bits and what they mean.
 //!
 //! Specifications: virtio 1.2 (clauses 2 and 5.1), and QEMU's vhost-user protocol. `unsafe` is in `memory`
 //! and `vring` only. Nothing here knows what becomes of a frame.
@@ -12,6 +12,8 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod features;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod memory;
 mod port;
 mod session;

@@ -167,6 +167,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
+    pub(crate) fn new(config: &PortConfig, wake: Arc<Event>, on_change: OnChange) -> Self {
+        Self {
+            tx: TxSide::new(config.queue_pairs, Arc::clone(&wake)),
+            wake,
+            stopping: AtomicBool::new(false),
+            state: Mutex::new(PortState::Waiting),
+            session: Mutex::default(),
+            connection: Mutex::new(None),
+            on_change,
+        }
+    }
+
     pub(crate) fn wake(&self) -> &Arc<Event> {
         &self.wake
     }
@@ -321,15 +333,7 @@ impl VhostUserPort {
             Role::Server => Link::Server(Listener::bind(&config.path)?),
             Role::Client => Link::Client(config.path.clone()),
         };
-        let shared = Arc::new(Shared {
-            tx: TxSide::new(config.queue_pairs, Arc::clone(&wake)),
-            wake,
-            stopping: AtomicBool::new(false),
-            state: Mutex::new(PortState::Waiting),
-            session: Mutex::default(),
-            connection: Mutex::new(None),
-            on_change: Arc::new(on_change),
-        });
+        let shared = Arc::new(Shared::new(&config, wake, Arc::new(on_change)));
         let runner = Runner { config: config.clone(), link, shared: Arc::clone(&shared), host };
         let thread = std::thread::Builder::new()
             .name("vhost-user".to_owned())

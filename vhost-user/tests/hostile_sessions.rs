@@ -415,6 +415,17 @@ fn a_message_in_small_pieces_is_understood_and_delays_nobody() {
         std::thread::sleep(Duration::from_millis(3));
     }
     assert!(raw.recv().unwrap().u64().unwrap() & f::VERSION_1 != 0);
+    // One that its sender does not live to end is noticed as soon as the end is.
+    let raw = {
+        raw.send_bytes(&Message::u64(R::SET_FEATURES, 0).bytes()[..15], &[]).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        drop(raw);
+        let began = Instant::now();
+        let next = connect(&slow);
+        assert!(next.is_alive());
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        next
+    };
     // One that never ends does not keep the port from going away.
     raw.send_bytes(&[1, 0, 0], &[]).unwrap();
     let began = Instant::now();

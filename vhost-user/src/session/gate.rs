@@ -11,6 +11,7 @@ use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags};
 
 /// Bytes of a message's header: request, flags, size.
@@ -184,6 +185,19 @@ pub(super) fn peek(socket: impl AsFd) -> Result<Peeked, GateError> {
         return Ok(Peeked::Partial);
     }
     Ok(Peeked::Whole(header))
+}
+
+/// As [`peek`], for a message that was partial: closed, if nothing can come any more.
+pub(super) fn peek_partial(socket: impl AsFd) -> Result<Peeked, GateError> {
+    let mut poll = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let _ = rustix::event::poll(&mut poll, Some(&now));
+    let ended = !poll[0].revents().is_empty();
+    // In this order: what was sent before the end is there once the end is seen.
+    match peek(&socket)? {
+        Peeked::Partial if ended => Ok(Peeked::Closed),
+        other => Ok(other),
+    }
 }
 
 /// Takes a message of ours from the socket: no body, or one number.

@@ -135,7 +135,7 @@ impl Runner {
     }
 
     /// One connection, from its beginning to the end of everything that it brought.
-    fn session(&self, stream: UnixStream) {
+    pub(crate) fn session(&self, stream: UnixStream) {
         let stream = Arc::new(stream);
         self.shared.set_connection(Some(Arc::clone(&stream)));
         let count = usize::from(self.config.queue_pairs) * 2;
@@ -184,7 +184,9 @@ impl Runner {
                 }
             }
             if ready {
-                match gate::peek(stream)? {
+                let peeked =
+                    if partial.is_some() { gate::peek_partial(stream)? } else { gate::peek(stream)? };
+                match peeked {
                     Peeked::Closed => return Ok(()),
                     Peeked::Partial => {
                         let (began, step) = partial.unwrap_or((Instant::now(), PARTIAL_MIN));

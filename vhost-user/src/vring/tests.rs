@@ -21,8 +21,15 @@ const ALL: u64 = MODERN | 1 << features::INDIRECT_DESC | 1 << features::MRG_RXBU
 fn rx(driver: &MockDriver, features: u64) -> RxRing {
     let ring = driver.ring(features).unwrap();
     let kick = Some(Arc::new(Event::new().unwrap()));
-    RxRing::new(ring, &RingFeatures::new(features), kick, Arc::new(|ring, why| drop(ring.set_broken(why))))
-        .unwrap()
+    RxRing::new(
+        ring,
+        &RingFeatures::new(features),
+        kick,
+        Arc::new(|ring, why| {
+            ring.set_broken(why);
+        }),
+    )
+    .unwrap()
 }
 
 fn offer(driver: &MockDriver, heads: &[u16]) {
