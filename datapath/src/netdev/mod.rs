@@ -5,15 +5,18 @@
 //!   what the switch transmits, nor what the host does). Frames up to the MTU come through a ring shared with
 //!   the kernel (`TPACKET_V2`) and cost no system call; their tails are read where the ring has them.
 //!   Super-frames, which are larger than the ring's slots, wait in the socket's queue in the order that the
-//!   ring tells (`PACKET_COPY_THRESH`), and are received one by one into a pool. A ring with slots for 64 KB
-//!   would hold a few dozen frames in the memory that now holds a thousand, and miss the cache with each.
-//!   `TPACKET_V3`, which packs frames of any size into blocks, hands a block over only when it is full or a
-//!   timer of milliseconds has run out.
+//!   ring tells (`PACKET_COPY_THRESH`), and are received one by one into a pool. Measured over a veth pair:
+//!   a full frame costs 0.6 µs through the ring and 1.4 µs by `recvmsg(2)`; slots for 64 KB, of which the same
+//!   memory holds dozens instead of a thousand, gain nothing for TCP in super-frames and lose three times as
+//!   many small frames or more when a burst comes in. `TPACKET_V3`, which packs frames of any size into
+//!   blocks, hands a block over only when it is full or a timer of milliseconds has run out.
 //! - *Transmitting*: one `sendmmsg(2)` for a bucket, from where heads and tails are. A transmit ring would
-//!   need a lock, and keeps the sender's frame until the device has sent it.
+//!   need a lock, and keeps the sender's frame until the device has sent it. Past the queueing discipline
+//!   (`PACKET_QDISC_BYPASS`) nothing was gained, and `tcpdump` and `tc` on the interface would miss the frames.
 //! - Each frame has a virtio-net header both ways (`PACKET_VNET_HDR`), so that what the kernel has merged (GRO)
 //!   or not yet cut (TSO) passes as a super-frame that says so.
-//! - The kernel takes VLAN tags off received frames; they are put back.
+//! - The kernel takes VLAN tags off received frames; they are put back. To send, a packet socket allows a
+//!   customer's tag (8100) beyond the MTU, and counts a service tag (88A8) against it.
 //!
 //! The interface stays the host's: its stack sees what we receive, too. Whoever makes an interface a port
 //! takes the host's addresses off it first.

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use switch_core::verdict::BURST;
 use switch_core::virtio_net::{HEADER_LEN, LEGACY_HEADER_LEN};
 
 use crate::memory::Segment;
@@ -18,6 +19,8 @@ use crate::memory::Segment;
 const RING_BYTES: usize = 2 << 20;
 /// Slots of a ring, at least and at most.
 const SLOTS: std::ops::RangeInclusive<usize> = 128..=1024;
+// A burst that took the whole ring could not be told from an empty one when it is given back.
+const _: () = assert!(*SLOTS.start() > BURST);
 /// Bytes of a slot at most: the frames of an MTU beyond come as super-frames do.
 const SLOT_MAX: usize = 16 << 10;
 /// Bytes of a block, of which the ring is made: the unit of the kernel's allocation.

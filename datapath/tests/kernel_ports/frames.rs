@@ -1,13 +1,10 @@
 //! Frames for the tests, made and taken apart.
 
-use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use datapath::port::RxDrops;
 use datapath::{Burst, RxQueue, TxPort, TxReport};
-use switch_core::head::Head;
-use switch_core::offload::{Checksum, Gso, GsoKind, Offload};
-use switch_core::virtio_net as wire;
+use switch_core::offload::{Checksum, Offload};
 
 pub(crate) const MAC_A: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
 pub(crate) const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
@@ -51,28 +48,13 @@ pub(crate) fn udp(dst: [u8; 6], src: [u8; 6], port: u16, payload: &[u8]) -> Vec<
 pub(crate) const UDP_PARTIAL: Offload =
     Offload { checksum: Checksum::Partial { start: 34, offset: 6 }, gso: None };
 
-/// Takes a kernel's virtio-net header at its word: here the kernel is trusted.
-pub(crate) fn trust(head: &mut Head) {
-    let v = head.vnet;
-    head.offload = Offload::NONE;
-    if v.flags & wire::F_NEEDS_CSUM != 0 {
-        head.offload.checksum = Checksum::Partial { start: v.csum_start, offset: v.csum_offset };
-    } else if v.flags & wire::F_DATA_VALID != 0 {
-        head.offload.checksum = Checksum::Valid;
+/// Checks the frames of a burst as a worker does. None of what a kernel sends may fail.
+pub(crate) fn check(burst: &mut Burst) {
+    let accepted = burst.accepted;
+    for head in burst.heads_mut() {
+        let done = switch_core::check::frame(head, accepted);
+        assert_eq!(done, Ok(()), "{:?} {:x?}", head.vnet, head.bytes());
     }
-    let kind = match v.gso_type & !wire::GSO_ECN {
-        wire::GSO_NONE => return,
-        wire::GSO_TCPV4 => GsoKind::TcpV4,
-        wire::GSO_TCPV6 => GsoKind::TcpV6,
-        wire::GSO_UDP_L4 => GsoKind::UdpL4,
-        other => panic!("the kernel sent gso_type {other}"),
-    };
-    head.offload.gso = Some(Gso {
-        kind,
-        ecn: v.gso_type & wire::GSO_ECN != 0,
-        size: NonZeroU16::new(v.gso_size).expect("a segment size"),
-        header_len: v.hdr_len,
-    });
 }
 
 /// A whole frame, out of head and tail.

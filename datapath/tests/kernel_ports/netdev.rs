@@ -68,7 +68,7 @@ fn frames_pass_both_ways() {
         assert_eq!(frames::receive(&mut rx, &mut burst), 1);
         let frame = frames::whole(&burst, 0);
         assert_eq!((&frame[..6], &frame[6..12], &frame[42..]), (&MAC_B[..], &MAC_A[..], &payload[..]));
-        frames::trust(&mut burst.heads_mut()[0]);
+        frames::check(&mut burst);
         assert_eq!(burst.heads()[0].offload, UDP_PARTIAL, "the stack leaves the checksum to us");
         rx.release();
 
@@ -180,17 +180,21 @@ fn vlan_tags_are_put_back() {
             }
             assert_eq!(report.dropped(), 0, "{tag:x?}, {} bytes", frame.len());
             assert_eq!(frames::receive(&mut rx, &mut burst), 1);
-            let mut got = frames::whole(&burst, 0);
+            let got = frames::whole(&burst, 0);
             assert_eq!(got[..18], frame[..18], "the tag is back");
-            frames::trust(&mut burst.heads_mut()[0]);
-            let head = &burst.heads()[0];
-            if offload.gso.is_some() {
-                // The kernel adjusts what it will cut.
-                got[54..56].copy_from_slice(&frame[54..56]);
-            }
             assert!(got == frame, "{tag:x?}, {} bytes", frame.len());
-            assert_eq!(head.offload.checksum, offload.checksum);
-            assert_eq!(head.offload.gso, offload.gso);
+            // The request has moved behind the tag, as the switch's check finds where it knows the tag, which
+            // is not so for super-frames behind service tags.
+            let (mut vnet, wanted) = (burst.heads()[0].vnet, offload.to_vnet());
+            vnet.num_buffers = wanted.num_buffers;
+            if offload.gso.is_none() {
+                vnet.hdr_len = 0;
+            }
+            assert_eq!(vnet, wanted);
+            if tag[0] == 0x81 || offload.gso.is_none() {
+                frames::check(&mut burst);
+                assert_eq!(burst.heads()[0].offload, offload);
+            }
             rx.release();
         }
     }

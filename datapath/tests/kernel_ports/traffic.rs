@@ -10,7 +10,7 @@ use datapath::{Burst, RxQueue, TxPort};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use switch_core::offload::Checksum;
 
-use crate::frames::trust;
+use crate::frames::check;
 use crate::netns::Namespace;
 
 /// A namespace's stack, and the port that leads to it.
@@ -43,8 +43,8 @@ pub(crate) fn forward(from: &mut dyn RxQueue, to: &dyn TxPort, burst: &mut Burst
     let mut drops = RxDrops::default();
     let n = from.rx_burst(burst, &mut drops).expect("the port works");
     assert!(drops.is_empty(), "{drops:?}");
-    for head in burst.heads_mut() {
-        trust(head);
+    check(burst);
+    for head in burst.heads() {
         seen.longest = seen.longest.max(head.frame_len());
         seen.super_frames += u64::from(head.offload.gso.is_some());
         seen.partial += u64::from(matches!(head.offload.checksum, Checksum::Partial { .. }));
