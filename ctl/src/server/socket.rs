@@ -114,7 +114,8 @@ fn make_directory(path: &Path, directory: &Path) -> Result<(), SocketError> {
     if !found.is_dir() {
         return Err(error("is not a directory".to_owned()));
     }
-    if found.mode() & 0o002 != 0 {
+    // In a sticky directory (as /tmp is) everybody may write, but nobody can take our files away.
+    if found.mode() & 0o1002 == 0o002 {
         return Err(error(format!(
             "everybody may write to it (mode {:04o}): take a directory of the daemon's own, as /run/weft",
             found.mode() & 0o7777
@@ -226,12 +227,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let open = dir.path().join("open");
         std::fs::create_dir(&open).unwrap();
-        for unsafe_mode in [0o777, 0o1777, 0o702] {
+        for unsafe_mode in [0o777, 0o702] {
             std::fs::set_permissions(&open, std::fs::Permissions::from_mode(unsafe_mode)).unwrap();
             let message = ControlSocket::bind(&open.join("ctl.sock")).unwrap_err().to_string();
             assert!(message.contains("everybody may write to it"), "{message}");
             assert_eq!(std::fs::read_dir(&open).unwrap().count(), 0, "nothing was made");
         }
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o1777)).unwrap();
+        drop(ControlSocket::bind(&open.join("ctl.sock")).unwrap());
         let file = dir.path().join("file");
         std::fs::write(&file, "x").unwrap();
         let message = ControlSocket::bind(&file).unwrap_err().to_string();
