@@ -32,7 +32,7 @@ impl TxPort for NetdevTx {
         self.offloads
     }
 
-    /// One `sendmmsg(2)` for the bucket, or one for every [`PIECES`] pieces. An interface that is down or was
+    /// One `sendmmsg(2)` for the bucket, or more when it has very many pieces. An interface that is down or was
     /// removed takes nothing ([`TxReport::down`]); its receive queue is what reports the removal.
     fn tx_burst(&self, _worker: usize, frames: &mut Bucket<'_>) -> Result<TxReport, PortError> {
         let mut report = TxReport::default();
