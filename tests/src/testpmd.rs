@@ -137,10 +137,12 @@ impl Testpmd {
         let from = self.log().len();
         self.type_line("show port stats all")?;
         let limit = Duration::from_secs(10);
-        // Each port's block ends in a line of its throughput.
+        // What earlier commands print may come first. Each port's block ends in a line of its throughput.
         let mut answer = String::new();
         eventually("testpmd: its counters", limit, || {
-            answer = self.log().get(from..).unwrap_or_default().to_string();
+            let log = self.log();
+            let blocks = log.get(from..).unwrap_or_default().split_once("NIC statistics for port 0");
+            answer = blocks.map(|(_, blocks)| blocks.to_string()).unwrap_or_default();
             let blocks = answer.matches("Tx-pps:").count();
             Ok(if blocks >= 2 { Ok(()) } else { Err(format!("{blocks} ports")) })
         })?;
