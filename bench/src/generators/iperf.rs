@@ -1,0 +1,47 @@
+//! iperf3: one TCP connection between two network namespaces, counted by the receiver. Client and server run where the
+//! scheduler puts them, for every switch alike.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::Measured;
+use crate::guard::interrupt::pause;
+use crate::guard::{Job, Line, run};
+use crate::peers::{ADDRESSES, TapSwitch};
+
+/// Not measured, first: TCP's window grows, the switch learns.
+const WARM_UP: u64 = 1;
+const LIMIT: Duration = Duration::from_secs(20);
+/// An interface that has just come up may take a moment to carry frames.
+const ATTEMPTS: u32 = 5;
+
+/// Runs one connection through `switch`.
+///
+/// # Errors
+/// iperf3 fails or hangs.
+pub(crate) fn measure(switch: &TapSwitch, dir: &Path, seconds: u64) -> Result<Measured> {
+    let [client_end, server_end] = &switch.ends;
+    let server = Line::new("iperf3").words("--server --forceflush").netns(server_end);
+    let mut server = Job::start(&server, &dir.join("iperf-server.log"))?;
+    server.expect("listening server", LIMIT, |log| log.contains("listening").then_some(()))?;
+    let address = ADDRESSES[1].split('/').next().unwrap_or_default();
+    let client = Line::new("iperf3").arg("--client").arg(address).netns(client_end);
+    let client = client.words(&format!("--time {seconds} --omit {WARM_UP} --connect-timeout 1000 --json"));
+    let limit = Duration::from_secs(seconds + WARM_UP) + LIMIT;
+    let mut attempt = 1;
+    let text = loop {
+        match run(&client, limit) {
+            Ok(text) => break text,
+            Err(error) if attempt == ATTEMPTS => return Err(error),
+            Err(_) => attempt += 1,
+        }
+        pause(Duration::from_millis(500))?;
+    };
+    let report: Value = serde_json::from_str(&text).with_context(|| format!("iperf3 printed {text}"))?;
+    let rate = report.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
+    let rate = rate.with_context(|| format!("no received rate in {text}"))?;
+    Ok(Measured { rate, loss: None, command: client.to_string() })
+}

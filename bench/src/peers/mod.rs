@@ -1,0 +1,190 @@
+//! The switches that are compared: ours, and its peers. Each is started fresh for each measurement and gone after it.
+
+mod kernel_bridge;
+mod ovs;
+mod reflector;
+mod tap_loop;
+mod testpmd_io;
+mod weft;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::guard::{Job, Line, Netns, run};
+use crate::machine::{self, Program};
+pub(crate) use ovs::VSWITCHD;
+
+/// How long a switch may take to start, and a command to it.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Our own name among the peers.
+pub(crate) const WEFT: &str = "weft";
+
+/// A running switch with two vhost-user sockets on which it listens.
+#[derive(Debug)]
+pub(crate) struct VhostSwitch {
+    /// Where front-ends connect.
+    pub(crate) sockets: [PathBuf; 2],
+    /// How it was started.
+    pub(crate) commands: Vec<String>,
+    /// Dropped first to last.
+    _jobs: Vec<Job>,
+    _netns: Option<Netns>,
+}
+
+/// A switch that joins two vhost-user sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum VhostPeer {
+    /// Ours: a network of mode bridge.
+    Weft,
+    /// Open vSwitch's userspace datapath with DPDK, action NORMAL.
+    Ovs,
+    /// DPDK's testpmd, forwarding each port's frames to the other without a look at them.
+    TestpmdIo,
+    /// A reflector that does the least that moves a frame: the generator's ceiling.
+    Reflector,
+}
+
+impl VhostPeer {
+    /// All, in the order in which they run in a round.
+    pub(crate) const ALL: [VhostPeer; 4] =
+        [VhostPeer::Weft, VhostPeer::Ovs, VhostPeer::TestpmdIo, VhostPeer::Reflector];
+
+    /// The name on the command line and in tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            VhostPeer::Weft => WEFT,
+            VhostPeer::Ovs => "ovs",
+            VhostPeer::TestpmdIo => "testpmd-io",
+            VhostPeer::Reflector => "reflector",
+        }
+    }
+
+    /// What has to be installed for it.
+    pub(crate) fn programs(self) -> &'static [Program] {
+        match self {
+            VhostPeer::Weft | VhostPeer::Reflector => &[],
+            VhostPeer::Ovs => &[machine::OVS],
+            VhostPeer::TestpmdIo => &[machine::TESTPMD],
+        }
+    }
+
+    /// Starts it with its files in `dir` and its forwarding thread alone on `cpu`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn start(self, dir: &Path, cpu: usize) -> Result<VhostSwitch> {
+        match self {
+            VhostPeer::Weft => weft::vhost(dir, cpu),
+            VhostPeer::Ovs => ovs::vhost(dir, cpu),
+            VhostPeer::TestpmdIo => testpmd_io::start(dir, cpu),
+            VhostPeer::Reflector => reflector::start(dir, cpu),
+        }
+    }
+}
+
+/// A running switch between two network namespaces, each with an interface and an address.
+#[derive(Debug)]
+pub(crate) struct TapSwitch {
+    /// How it was started.
+    pub(crate) commands: Vec<String>,
+    /// Dropped before the namespaces.
+    _jobs: Vec<Job>,
+    /// Where the generator's client and server run.
+    pub(crate) ends: [Netns; 2],
+    _middle: Netns,
+}
+
+/// The addresses of the two ends, with their prefix length.
+pub(crate) const ADDRESSES: [&str; 2] = ["10.99.0.1/24", "10.99.0.2/24"];
+
+/// A switch that joins two interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TapPeer {
+    /// Ours: a network of mode bridge with two tap ports.
+    Weft,
+    /// A loop that reads from one tap and writes to the other, with virtio headers.
+    Loop,
+    /// The kernel's bridge with two veth pairs.
+    Bridge,
+    /// Open vSwitch's userspace datapath with two tap ports.
+    Ovs,
+    /// The same with its segmentation offload switched on, which it calls experimental.
+    OvsTso,
+}
+
+impl TapPeer {
+    /// All, in the order in which they run in a round.
+    pub(crate) const ALL: [TapPeer; 5] =
+        [TapPeer::Weft, TapPeer::Loop, TapPeer::Bridge, TapPeer::Ovs, TapPeer::OvsTso];
+
+    /// The name on the command line and in tables.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            TapPeer::Weft => WEFT,
+            TapPeer::Loop => "loop",
+            TapPeer::Bridge => "bridge",
+            TapPeer::Ovs => "ovs",
+            TapPeer::OvsTso => "ovs-tso",
+        }
+    }
+
+    /// What has to be installed for it.
+    pub(crate) fn programs(self) -> &'static [Program] {
+        match self {
+            TapPeer::Ovs | TapPeer::OvsTso => &[machine::OVS],
+            TapPeer::Weft | TapPeer::Loop | TapPeer::Bridge => &[],
+        }
+    }
+
+    /// Starts it with its files in `dir`; a switch that is a process does its forwarding on `cpu`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn start(self, dir: &Path, cpu: usize) -> Result<TapSwitch> {
+        match self {
+            TapPeer::Weft => weft::taps(dir, cpu),
+            TapPeer::Loop => tap_loop::start(dir, cpu),
+            TapPeer::Bridge => kernel_bridge::start(),
+            TapPeer::Ovs => ovs::taps(dir, cpu, false),
+            TapPeer::OvsTso => ovs::taps(dir, cpu, true),
+        }
+    }
+}
+
+/// Three namespaces: the two ends, and one for the switch between them.
+fn namespaces() -> Result<([Netns; 2], Netns)> {
+    Ok(([Netns::new("a")?, Netns::new("b")?], Netns::new("switch")?))
+}
+
+/// Moves the switch's two interfaces to the ends.
+fn hand_over(ends: &[Netns; 2], middle: &Netns, interfaces: [&str; 2]) -> Result<()> {
+    for ((end, interface), address) in ends.iter().zip(interfaces).zip(ADDRESSES) {
+        end.adopt(middle, interface, address)?;
+    }
+    Ok(())
+}
+
+/// Runs a command and notes it down.
+fn tell(line: &Line, commands: &mut Vec<String>) -> Result<()> {
+    commands.push(line.to_string());
+    run(line, LIMIT).map(drop)
+}
+
+/// Starts a process and notes its command line down.
+fn launch(line: &Line, log: &Path, commands: &mut Vec<String>) -> Result<Job> {
+    commands.push(line.to_string());
+    Job::start(line, log)
+}
+
+/// Waits until a process has made `path`.
+fn await_file(job: &mut Job, path: &Path) -> Result<()> {
+    job.expect(&format!("{}", path.display()), LIMIT, |_| path.exists().then_some(()))
+}
+
+/// Paths in commands are UTF-8: they are in a directory that this program named.
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}

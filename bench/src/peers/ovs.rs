@@ -1,0 +1,88 @@
+//! Open vSwitch's userspace datapath, from Debian's package, with a database, sockets and a network namespace of its own:
+//! an Open vSwitch of the host's is not touched. Its caches and tables are as they come; what is set is where its
+//! forwarding thread runs and how much memory DPDK takes.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{LIMIT, TapSwitch, VhostSwitch, await_file, hand_over, launch, namespaces, tell, text};
+use crate::guard::{Job, Line, Netns};
+
+/// The daemon that is built with DPDK.
+pub(crate) const VSWITCHD: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
+const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+
+struct Ovs {
+    jobs: Vec<Job>,
+    database: String,
+    commands: Vec<String>,
+}
+
+impl Ovs {
+    /// Starts the database and the daemon, and makes a bridge. `cpu` pins the whole daemon.
+    fn start(dir: &Path, netns: &Netns, settings: &[String], cpu: Option<usize>) -> Result<Self> {
+        let socket = dir.join("db.sock");
+        let database = format!("unix:{}", socket.display());
+        let mut ovs = Ovs { jobs: Vec::new(), database, commands: Vec::new() };
+        let conf = text(&dir.join("conf.db"));
+        tell(&Line::new("ovsdb-tool").arg("create").arg(&conf).arg(SCHEMA), &mut ovs.commands)?;
+        let in_dir = |line: Line| {
+            line.env("OVS_RUNDIR", text(dir)).env("OVS_LOGDIR", text(dir)).env("OVS_DBDIR", text(dir))
+        };
+        let server = Line::new("ovsdb-server").arg(conf).arg(format!("--remote=p{}", ovs.database));
+        let mut server = launch(&in_dir(server), &dir.join("ovsdb.log"), &mut ovs.commands)?;
+        await_file(&mut server, &socket)?;
+        ovs.vsctl("--no-wait init")?;
+        if !settings.is_empty() {
+            ovs.vsctl(&format!("--no-wait set Open_vSwitch . {}", settings.join(" ")))?;
+        }
+        let mut daemon = Line::new(VSWITCHD).arg(&ovs.database).netns(netns);
+        if let Some(cpu) = cpu {
+            daemon = daemon.cpu(cpu);
+        }
+        let daemon = launch(&in_dir(daemon), &dir.join("vswitchd.log"), &mut ovs.commands)?;
+        ovs.jobs = vec![daemon, server];
+        ovs.vsctl("add-br br0 -- set bridge br0 datapath_type=netdev")?;
+        Ok(ovs)
+    }
+
+    fn vsctl(&mut self, words: &str) -> Result<()> {
+        let timeout = format!("--timeout={}", LIMIT.as_secs());
+        let line = Line::new("ovs-vsctl").arg(timeout).arg(format!("--db={}", self.database));
+        let result = tell(&line.words(words), &mut self.commands);
+        result.map_err(|error| match self.jobs.first() {
+            Some(daemon) => error.context(format!("Open vSwitch's daemon said:\n{}", daemon.log())),
+            None => error,
+        })
+    }
+}
+
+/// Two `dpdkvhostuser` ports (which listen), and one forwarding thread, on `cpu`.
+pub(super) fn vhost(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
+    let settings = [
+        "other_config:dpdk-init=true".to_string(),
+        "other_config:dpdk-lcore-mask=0x1".to_string(),
+        "other_config:dpdk-socket-mem=512".to_string(),
+        format!("other_config:pmd-cpu-mask={:#x}", 1u64 << cpu),
+    ];
+    let netns = Netns::new("ovs")?;
+    let mut ovs = Ovs::start(dir, &netns, &settings, None)?;
+    for port in ["vhu0", "vhu1"] {
+        ovs.vsctl(&format!("add-port br0 {port} -- set Interface {port} type=dpdkvhostuser"))?;
+    }
+    let sockets = [dir.join("vhu0"), dir.join("vhu1")];
+    Ok(VhostSwitch { sockets, commands: ovs.commands, _jobs: ovs.jobs, _netns: Some(netns) })
+}
+
+/// Two `tap` ports, which the main thread forwards between: the daemon is pinned to `cpu`.
+pub(super) fn taps(dir: &Path, cpu: usize, tso: bool) -> Result<TapSwitch> {
+    let settings: &[String] = if tso { &["other_config:userspace-tso-enable=true".to_string()] } else { &[] };
+    let (ends, middle) = namespaces()?;
+    let mut ovs = Ovs::start(dir, &middle, settings, Some(cpu))?;
+    for port in ["tap0", "tap1"] {
+        ovs.vsctl(&format!("add-port br0 {port} -- set Interface {port} type=tap"))?;
+    }
+    hand_over(&ends, &middle, ["tap0", "tap1"])?;
+    Ok(TapSwitch { commands: ovs.commands, _jobs: ovs.jobs, ends, _middle: middle })
+}

@@ -1,0 +1,25 @@
+//! DPDK's testpmd as a switch: two vhost ports, each one's frames forwarded to the other as they are. It decides nothing,
+//! so it shows what DPDK's vhost library alone costs.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{LIMIT, VhostSwitch, launch, text};
+use crate::guard::Line;
+
+pub(super) fn start(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
+    let sockets = [dir.join("vhu0"), dir.join("vhu1")];
+    let mut line = Line::new("dpdk-testpmd").unbuffered();
+    line = line.arg(format!("--lcores=0@0,1@{cpu}")).words("--no-pci --in-memory --socket-mem 512");
+    for (number, socket) in sockets.iter().enumerate() {
+        line = line.arg(format!("--vdev=net_vhost{number},iface={},queues=1", text(socket)));
+    }
+    line = line.words("-- -i --nb-cores=1 --forward-mode=io --txd=1024 --rxd=1024 --total-num-mbufs=32768");
+    let mut commands = Vec::new();
+    let mut job = launch(&line, &dir.join("testpmd-io.log"), &mut commands)?;
+    job.expect("prompt", LIMIT, |log| log.contains("testpmd>").then_some(()))?;
+    job.type_line("start")?;
+    job.expect("forwarding", LIMIT, |log| log.contains("io packet forwarding").then_some(()))?;
+    Ok(VhostSwitch { sockets, commands, _jobs: vec![job], _netns: None })
+}

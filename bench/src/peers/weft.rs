@@ -1,0 +1,60 @@
+//! Weft itself, the release build, with its defaults: one worker, adaptive polling.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::{TapSwitch, VhostSwitch, await_file, hand_over, launch, namespaces, tell, text};
+use crate::guard::{Job, Line, Netns};
+use crate::machine::built;
+
+struct Daemon {
+    job: Job,
+    binary: PathBuf,
+    socket: String,
+    commands: Vec<String>,
+}
+
+impl Daemon {
+    fn start(dir: &Path, cpu: usize, netns: Option<&Netns>) -> Result<Self> {
+        let binary = built("weft", "cargo build --release -p weft")?;
+        let socket = dir.join("ctl.sock");
+        let mut line = Line::new(text(&binary)).words("daemon --socket").arg(text(&socket));
+        line = line.arg("--state-dir").arg(text(&dir.join("state"))).arg("--cpus").arg(cpu.to_string());
+        if let Some(netns) = netns {
+            line = line.netns(netns);
+        }
+        let mut commands = Vec::new();
+        let mut job = launch(&line, &dir.join("weft.log"), &mut commands)?;
+        await_file(&mut job, &socket)?;
+        let mut daemon = Daemon { job, binary, socket: text(&socket), commands };
+        daemon.verb("net add br0 mode=bridge")?;
+        Ok(daemon)
+    }
+
+    fn verb(&mut self, words: &str) -> Result<()> {
+        let line = Line::new(text(&self.binary)).arg("--socket").arg(&self.socket).words(words);
+        tell(&line, &mut self.commands)
+    }
+}
+
+/// Two vhost-user ports on a bridge.
+pub(super) fn vhost(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
+    let mut daemon = Daemon::start(dir, cpu, None)?;
+    let sockets = [dir.join("vhu0"), dir.join("vhu1")];
+    for (name, socket) in ["vhu0", "vhu1"].iter().zip(&sockets) {
+        daemon.verb(&format!("port add br0 {name} vhost-user:{}", socket.display()))?;
+    }
+    Ok(VhostSwitch { sockets, commands: daemon.commands, _jobs: vec![daemon.job], _netns: None })
+}
+
+/// Two taps on a bridge.
+pub(super) fn taps(dir: &Path, cpu: usize) -> Result<TapSwitch> {
+    let (ends, middle) = namespaces()?;
+    let mut daemon = Daemon::start(dir, cpu, Some(&middle))?;
+    for name in ["tap0", "tap1"] {
+        daemon.verb(&format!("port add br0 {name} tap:{name}"))?;
+    }
+    hand_over(&ends, &middle, ["tap0", "tap1"])?;
+    Ok(TapSwitch { commands: daemon.commands, _jobs: vec![daemon.job], ends, _middle: middle })
+}

@@ -1,0 +1,137 @@
+//! Results as text: a table for a terminal, and the same as Markdown.
+
+use std::fmt::Write;
+
+use crate::peers::WEFT;
+use crate::results::{Cell, LIMITED, Results, Scenario};
+use crate::statistics::Summary;
+
+/// The row of one peer, as cells of text.
+fn row(cell: &Cell, index: usize) -> [String; 4] {
+    let runs = &cell.peers[index];
+    let scale = if cell.unit == "bits/s" { 1e9 } else { 1e6 };
+    let rate = runs.rate.as_ref().map_or_else(|| "failed".to_string(), |rate| spread(rate, scale));
+    let loss = runs.loss.as_ref().map_or_else(String::new, |loss| format!("{:.1} %", loss.median * 100.0));
+    let ratio = runs.ratio.as_ref().map_or_else(String::new, |ratio| spread(ratio, 1.0));
+    [runs.peer.clone(), rate, loss, ratio]
+}
+
+fn spread(summary: &Summary, scale: f64) -> String {
+    let [median, min, max] = [summary.median, summary.min, summary.max].map(|value| value / scale);
+    format!("{median:.2} ({min:.2}–{max:.2})")
+}
+
+fn heads(cell: &Cell) -> [&'static str; 4] {
+    let rate = if cell.unit == "bits/s" { "Gb/s" } else { "Mframes/s" };
+    ["switch", rate, "loss", "weft ÷ switch"]
+}
+
+/// What can be said about the generator as the limit; nothing for a load in which that has no meaning.
+fn verdict(cell: &Cell) -> Option<String> {
+    if cell.unit != "frames/s" {
+        return None;
+    }
+    let (whose, ceiling) = cell.ceiling()?;
+    let mut text = format!("The generator's highest rate: {:.2} Mframes/s, with {whose}.", ceiling / 1e6);
+    for runs in cell.peers.iter().filter(|runs| runs.peer != whose) {
+        if let Some(rate) = &runs.rate {
+            let part = rate.median / ceiling;
+            let limit = if part >= LIMITED { ": may be held up by the generator" } else { "" };
+            let _ = write!(text, " {} at {:.0} % of it{limit}.", runs.peer, part * 100.0);
+        }
+    }
+    if whose == WEFT {
+        text.push_str(" The generator may be the limit of weft: no faster switch was measured.");
+    }
+    Some(text)
+}
+
+fn runs(scenario: &Scenario) -> String {
+    format!("median (min–max) of {} interleaved rounds of {} s", scenario.pairs, scenario.seconds)
+}
+
+/// A cell for a terminal.
+pub(crate) fn cell(scenario: &Scenario, cell: &Cell) -> String {
+    let mut rows = vec![heads(cell).map(str::to_string)];
+    rows.extend((0..cell.peers.len()).map(|index| row(cell, index)));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths = [width(0), width(1), width(2), width(3)];
+    let mut text = format!("\n{} · {}    {}\n", scenario.name, cell.name, runs(scenario));
+    for row in &rows {
+        let padded = row.iter().zip(widths).filter(|(_, width)| *width > 0);
+        let line: Vec<String> = padded.map(|(word, width)| format!("{word:<width$}")).collect();
+        let _ = writeln!(text, "  {}", line.join("  ").trim_end());
+    }
+    if let Some(verdict) = verdict(cell) {
+        let _ = writeln!(text, "  {verdict}");
+    }
+    text
+}
+
+/// How switches and generators were started, for a terminal.
+pub(crate) fn commands(scenario: &Scenario) -> String {
+    let mut text = format!("\n{}: command lines (DIR: a directory for each run's files)\n", scenario.name);
+    for (name, lines) in &scenario.commands {
+        let _ = writeln!(text, "  {name}");
+        for line in lines {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
+    text
+}
+
+/// The machine and the versions, for a terminal.
+pub(crate) fn machine(results: &Results) -> String {
+    let m = &results.machine;
+    let mut text =
+        format!("{}: {}, {} CPUs, {:.0} GiB, {}\n", m.date, m.processor, m.cpus, m.memory_gib, m.system);
+    for (name, version) in &m.versions {
+        let _ = writeln!(text, "  {name}: {version}");
+    }
+    text
+}
+
+/// Everything as a Markdown page.
+pub(crate) fn page(results: &Results) -> String {
+    let m = &results.machine;
+    let mut text = format!(
+        "# Performance\n\n\
+         What `{}` measured; the command writes this page. Runs of the switches follow each other in turn, round by\n\
+         round, and the ratio is taken within each round: machines that share their processors vary by half from minute to\n\
+         minute, and a number of one run says little. Everything is counted at the receiver.\n\n\
+         | | |\n|---|---|\n| date | {} |\n| processor | {}, {} CPUs |\n| memory | {:.0} GiB |\n| system | {} |\n",
+        results.command, m.date, m.processor, m.cpus, m.memory_gib, m.system
+    );
+    for (name, version) in &m.versions {
+        let _ = writeln!(text, "| {name} | {version} |");
+    }
+    for scenario in &results.scenarios {
+        let _ =
+            write!(text, "\n## {}\n\n{}\n\nEach entry: {}.\n", scenario.name, scenario.about, runs(scenario));
+        for cell in &scenario.cells {
+            let _ = write!(text, "\n### {}\n\n", cell.name);
+            let rows: Vec<_> = (0..cell.peers.len()).map(|index| row(cell, index)).collect();
+            let shown: Vec<usize> =
+                (0..4).filter(|&column| rows.iter().any(|row| !row[column].is_empty())).collect();
+            let line = |row: &[String; 4]| {
+                let words: Vec<&str> = shown.iter().map(|&column| row[column].as_str()).collect();
+                format!("| {} |\n", words.join(" | "))
+            };
+            text.push_str(&line(&heads(cell).map(str::to_string)));
+            let _ = writeln!(text, "|{}", "---|".repeat(shown.len()));
+            rows.iter().for_each(|row| text.push_str(&line(row)));
+            if let Some(verdict) = verdict(cell) {
+                let _ = write!(text, "\n{verdict}\n");
+            }
+        }
+        let _ = write!(
+            text,
+            "\n### Command lines of {}\n\n`DIR` is a directory for the files of one run.\n",
+            scenario.name
+        );
+        for (name, lines) in &scenario.commands {
+            let _ = write!(text, "\n{name}:\n\n```sh\n{}\n```\n", lines.join("\n"));
+        }
+    }
+    text
+}
