@@ -67,8 +67,10 @@ impl EventSink {
 /// How the datapath is to run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// One worker on each of these CPUs, bound to it; empty is one worker, not bound.
+    /// One worker on each of these CPUs, bound to it.
     pub cpus: Vec<usize>,
+    /// Workers that are not bound, when `cpus` is empty; at least one is started.
+    pub unbound: usize,
     /// What workers do when there is no work.
     pub pacing: Pacing,
 }
@@ -129,7 +131,7 @@ impl Datapath {
         let sink = EventSink { to, lost: Arc::clone(&events_lost), wake: Arc::new(on_event) };
         let origin = std::time::Instant::now();
         let cpus: Vec<Option<usize>> = if options.cpus.is_empty() {
-            vec![None]
+            vec![None; options.unbound.max(1)]
         } else {
             options.cpus.iter().copied().map(Some).collect()
         };

@@ -60,7 +60,7 @@ async fn serve(options: &DaemonOptions, model: Model) -> anyhow::Result<()> {
         Poll::Adaptive => Pacing::Adaptive,
         Poll::Busy => Pacing::Busy,
     };
-    let datapath = Datapath::start(&Options { cpus, pacing }, move || told.notify_one())
+    let datapath = Datapath::start(&Options { cpus, unbound: 1, pacing }, move || told.notify_one())
         .context("starting the workers")?;
     let datapath = Arc::new(datapath);
     let host = Rc::new(Host::new(Arc::clone(&datapath)));
