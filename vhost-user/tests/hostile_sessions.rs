@@ -172,7 +172,7 @@ fn malformed_messages_end_the_session_with_a_reason() {
         ("ring 7 does not exist", vec![state(R::GET_VRING_BASE, 7, 0)]),
         ("ring 9 does not exist", vec![state(R::SET_VRING_ENABLE, 9, 1)]),
         ("index 65536 is past", vec![state(R::SET_VRING_BASE, 0, 65536)]),
-        ("SET_VRING_ENABLE", vec![state(R::SET_VRING_ENABLE, 0, 2)]),
+        ("neither on nor off", vec![state(R::SET_VRING_ENABLE, 0, 2)]),
         ("SET_VRING_ADDR: malformed", vec![Message::vring_addr(0, 0, 8, 0, 0, 0)]),
         ("SET_VRING_ADDR: malformed", vec![Message::vring_addr(0, 0xff, 0, 0, 0, 0)]),
         ("SET_LOG_BASE", vec![Message::u64(R::SET_LOG_BASE, 4096).body(&[0; 8]).fd(fd.as_fd())]),

@@ -351,6 +351,22 @@ fn one_front_end_at_a_time_is_served_and_the_next_waits() {
 }
 
 #[test]
+fn rings_are_enabled_before_the_features_are_agreed_on_as_qemu_does() {
+    let rig = Rig::new();
+    let (pa, pb) = rig.pair();
+    let mut b = NetDevice::connect(&pb.path, Config::default()).unwrap();
+    let mut session = Session::connect(&pa.path, PATIENCE).unwrap();
+    let config = Config::default();
+    session.open(config.protocol).unwrap();
+    for index in 0..2 {
+        let m = Message::vring_state(R::SET_VRING_ENABLE, index, 1).need_reply();
+        assert_eq!(session.raw().request(&m).unwrap().u64().unwrap(), 0);
+    }
+    let mut a = NetDevice::with_session(session, Config { protocol: None, ..config }).unwrap();
+    both_ways(&mut a, &mut b);
+}
+
+#[test]
 fn features_change_between_runs_only_for_the_rings_of_their_port() {
     let rig = Rig::new();
     let (pa, pb) = rig.pair();

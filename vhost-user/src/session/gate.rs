@@ -2,7 +2,7 @@
 //! and lets through what is whole and well formed.
 //!
 //! Peeking keeps the handler from ever waiting in the middle of a message of a slow front-end, and shows the
-//! messages that the handler does not know and this back-end answers itself ([`Request::is_ours`]). How many
+//! messages that this back-end answers itself ([`Request::is_ours`]). How many
 //! descriptors come with a message is the handler's to check, because the kernel shows those of a later message
 //! too to who peeks. But it must never meet more than fit its buffer: it then loses the header it has read, and takes
 //! the body for the next one. So no message may have more, this one or the later one.
@@ -31,6 +31,7 @@ const NEED_REPLY: u32 = 8;
 pub(super) struct Request(pub(super) u32);
 
 impl Request {
+    pub(super) const SET_VRING_ENABLE: Self = Self(18);
     pub(super) const SEND_RARP: Self = Self(19);
     pub(super) const NET_SET_MTU: Self = Self(20);
     pub(super) const SET_STATUS: Self = Self(39);
@@ -84,9 +85,12 @@ impl Request {
         Self::NAMES.get(self.0 as usize).copied().unwrap_or("unknown")
     }
 
-    /// True for the messages that `vhost`'s handler does not know and we answer.
+    /// True for the messages that we answer: four that `vhost`'s handler does not know, and one that it refuses
+    /// before `SET_FEATURES`, when QEMU sends it first.
     pub(super) fn is_ours(self) -> bool {
-        matches!(self, Self::SEND_RARP | Self::NET_SET_MTU | Self::SET_STATUS | Self::GET_STATUS)
+        let ours =
+            [Self::SET_VRING_ENABLE, Self::SEND_RARP, Self::NET_SET_MTU, Self::SET_STATUS, Self::GET_STATUS];
+        ours.contains(&self)
     }
 }
 
@@ -216,8 +220,8 @@ pub(super) fn take(socket: impl AsFd, header: &Header) -> Result<Option<u64>, Ga
     Ok(bytes[HEADER..whole].first_chunk().map(|b| u64::from_ne_bytes(*b)))
 }
 
-/// Answers a message of ours with one number.
-pub(super) fn reply(socket: impl AsFd, request: Request, value: u64) -> io::Result<()> {
+/// Answers a message of ours with one number. False if nobody is there to hear it.
+pub(super) fn reply(socket: impl AsFd, request: Request, value: u64) -> io::Result<bool> {
     let mut bytes = [0u8; HEADER + 8];
     bytes[..4].copy_from_slice(&request.0.to_ne_bytes());
     bytes[4..8].copy_from_slice(&(VERSION | REPLY).to_ne_bytes());
@@ -228,8 +232,9 @@ pub(super) fn reply(socket: impl AsFd, request: Request, value: u64) -> io::Resu
         match rustix::net::send(&socket, &bytes[sent..], SendFlags::NOSIGNAL) {
             Ok(n) => sent += n,
             Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::PIPE | rustix::io::Errno::CONNRESET) => return Ok(false),
             Err(e) => return Err(e.into()),
         }
     }
-    Ok(())
+    Ok(true)
 }

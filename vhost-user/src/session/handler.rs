@@ -80,32 +80,41 @@ impl Session {
         }
     }
 
-    /// Answers the messages that the request handler does not know. The number is the reply's.
-    pub(super) fn ours(&mut self, header: &Header, value: Option<u64>) -> u64 {
-        match (header.request, value) {
-            (Request::SEND_RARP, Some(value)) => {
+    /// Answers the messages that are not the request handler's. The number is the reply's; an error ends the
+    /// session, as it does there.
+    pub(super) fn ours(&mut self, header: &Header, value: Option<u64>) -> Result<u64> {
+        let Some(value) = value else { return Ok(u64::from(self.status)) };
+        let done = match header.request {
+            Request::SET_VRING_ENABLE => {
+                let (index, enable) = (value as u32, (value >> 32) as u32);
+                match enable {
+                    0 | 1 => self.set_vring_enable(index, enable == 1)?,
+                    other => return self.refuse(format!("ring {index}: {other} is neither on nor off")),
+                }
+                true
+            }
+            Request::SEND_RARP => {
                 let [a, b, c, d, e, f, _, _] = value.to_ne_bytes();
                 let mac = MacAddr([a, b, c, d, e, f]);
-                let done = mac.is_station() && self.rings.inject(&announcement(mac));
-                u64::from(!done)
+                mac.is_station() && self.rings.inject(&announcement(mac))
             }
-            (Request::NET_SET_MTU, Some(value)) => match u16::try_from(value) {
+            Request::NET_SET_MTU => match u16::try_from(value) {
                 Ok(mtu) if value >= MTU_MIN && self.mtu_max.is_none_or(|max| mtu <= max) => {
                     self.mtu = Some(mtu);
-                    0
+                    true
                 }
-                _ => 1,
+                _ => false,
             },
-            (Request::SET_STATUS, Some(value)) => match u8::try_from(value) {
+            Request::SET_STATUS => match u8::try_from(value) {
                 Ok(status) => {
                     self.status = status;
-                    0
+                    true
                 }
-                Err(_) => 1,
+                Err(_) => false,
             },
-            (Request::GET_STATUS, _) => u64::from(self.status),
-            _ => 1,
-        }
+            _ => false,
+        };
+        Ok(u64::from(!done))
     }
 
     /// True if a message that asks for it is acknowledged.

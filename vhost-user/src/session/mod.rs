@@ -200,6 +200,10 @@ impl Runner {
                         partial = None;
                         let name = header.request.name();
                         tracing::trace!(message = name, "message");
+                        let failed = |e: Error| {
+                            let why = lock().fault.take().unwrap_or_else(|| handler::describe(&e));
+                            SessionError::Message { name, why }
+                        };
                         if header.request.is_ours() {
                             let value = gate::take(stream, &header)?;
                             let mut session = lock();
@@ -207,18 +211,16 @@ impl Runner {
                             let owed = header.request == gate::Request::GET_STATUS
                                 || (header.needs_reply() && session.acknowledges());
                             drop(session);
-                            if owed {
-                                gate::reply(stream, header.request, answer)?;
+                            if owed && !gate::reply(stream, header.request, *answer.as_ref().unwrap_or(&1))? {
+                                return Ok(());
                             }
+                            answer.map_err(failed)?;
                         } else if let Err(e) = handler.handle_request() {
                             match e {
                                 Error::Disconnected | Error::SocketBroken(_) | Error::PartialMessage => {
                                     return Ok(());
                                 }
-                                e => {
-                                    let why = lock().fault.take().unwrap_or_else(|| handler::describe(&e));
-                                    return Err(SessionError::Message { name, why });
-                                }
+                                e => return Err(failed(e)),
                             }
                         }
                     }
