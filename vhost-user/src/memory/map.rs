@@ -32,6 +32,8 @@ pub(super) struct Mapping {
     start: *mut u8,
     base: NonNull<u8>,
     len: usize,
+    /// The file's device and inode.
+    file: (u64, u64),
     /// `None` only while being dropped.
     watch: Option<Watch>,
 }
@@ -85,7 +87,13 @@ impl Mapping {
         .map_err(failed)?
         .cast::<u8>();
         let Some(base) = NonNull::new(base) else { return Err(failed(rustix::io::Errno::FAULT)) };
-        let mut map = Self { start: base.as_ptr().wrapping_add(before), base, len, watch: None };
+        let mut map = Self {
+            start: base.as_ptr().wrapping_add(before),
+            base,
+            len,
+            file: (stat.st_dev, stat.st_ino),
+            watch: None,
+        };
         // SAFETY: base..base+len is the mapping just made; the advice changes what a core dump or a child has
         // of it, nothing else. It may fail (hugetlbfs of older kernels) without harm.
         unsafe {
@@ -102,6 +110,11 @@ impl Mapping {
     /// Where the region begins.
     pub(super) fn start(&self) -> *mut u8 {
         self.start
+    }
+
+    /// True if this maps the same file as the descriptor.
+    pub(super) fn is_of(&self, file: &File) -> bool {
+        rustix::fs::fstat(file).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.file)
     }
 
     /// True once the file shrank under the mapping.

@@ -97,6 +97,8 @@ pub enum MemoryError {
 struct Region {
     spec: RegionSpec,
     map: Arc<Mapping>,
+    /// How often it was added: it goes when it was removed as often.
+    added: u32,
 }
 
 /// A range of guest physical addresses that is contiguous in this process too. Rings keep the last one they
@@ -148,7 +150,8 @@ impl GuestMemory {
         Ok(table)
     }
 
-    /// This table and one more region (`ADD_MEM_REG`).
+    /// This table and one more region (`ADD_MEM_REG`). The same region of the same file may be added again: QEMU before
+    /// 8.0 does so for each queue pair of a device, and removes it as often.
     pub(crate) fn with(&self, spec: RegionSpec, file: &File) -> Result<Self, MemoryError> {
         let guest = spec.guest;
         if spec.size == 0 {
@@ -157,6 +160,11 @@ impl GuestMemory {
         let end = |start: u64| start.checked_add(spec.size).ok_or(MemoryError::Overflow { guest });
         let (guest_end, user_end) = (end(spec.guest)?, end(spec.user)?);
         end(spec.offset)?;
+        if let Some(at) = self.regions.iter().position(|r| r.spec == spec && r.map.is_of(file)) {
+            let mut table = self.clone();
+            table.regions[at].added = table.regions[at].added.saturating_add(1);
+            return Ok(table);
+        }
         for other in &self.regions {
             let other = &other.spec;
             if (spec.guest < other.guest + other.size && other.guest < guest_end)
@@ -171,7 +179,7 @@ impl GuestMemory {
         let map = Arc::new(Mapping::new(&spec, file)?);
         let mut regions = self.regions.clone();
         let at = regions.partition_point(|r| r.spec.guest < guest);
-        regions.insert(at, Region { spec, map });
+        regions.insert(at, Region { spec, map, added: 1 });
         Ok(Self { regions })
     }
 
@@ -182,7 +190,11 @@ impl GuestMemory {
         let mut regions = self.regions.clone();
         match regions.iter().position(same) {
             Some(at) => {
-                regions.remove(at);
+                if regions[at].added > 1 {
+                    regions[at].added -= 1;
+                } else {
+                    regions.remove(at);
+                }
                 Ok(Self { regions })
             }
             None => Err(MemoryError::NoSuch { guest: spec.guest, size: spec.size }),

@@ -92,6 +92,22 @@ fn a_mapping_goes_when_the_last_who_can_reach_it_does() {
 }
 
 #[test]
+fn a_region_that_was_added_twice_is_removed_twice() {
+    let f = file(0x1000);
+    let region = spec(0, 0x1000, 0, 0);
+    let once = GuestMemory::default().with(region, &f).unwrap();
+    let twice = once.with(region, &f).unwrap();
+    assert_eq!(twice.specs().count(), 1);
+    assert!(twice.with(region, &file(0x1000)).is_err(), "another file");
+    assert!(twice.with(spec(0, 0x1000, 0x5000, 0), &f).is_err(), "another place");
+    let once = twice.without(region).unwrap();
+    assert_eq!(once.specs().count(), 1);
+    let none = once.without(region).unwrap();
+    assert_eq!(none.specs().count(), 0);
+    assert!(none.without(region).is_err());
+}
+
+#[test]
 fn a_truncated_file_reads_as_zeros_and_poisons_its_own_table_only() {
     let (f, g) = (file(0x4000), file(0x4000));
     let keep = f.try_clone().unwrap();
