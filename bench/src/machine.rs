@@ -117,7 +117,7 @@ fn dpdk_version() -> Result<String> {
 fn weft_version() -> Result<String> {
     let version = env!("CARGO_PKG_VERSION");
     let git = Line::new("git").arg("-C").arg(env!("CARGO_MANIFEST_DIR"));
-    let revision = run(&git.words("rev-parse --short=12 HEAD"), LIMIT);
+    let revision = run(&git.words("describe --always --dirty --abbrev=12"), LIMIT);
     Ok(revision.map_or_else(|_| version.to_string(), |text| format!("{version} ({})", text.trim())))
 }
 

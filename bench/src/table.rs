@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::peers::WEFT;
-use crate::results::{Cell, LIMITED, Results, Scenario};
+use crate::results::{Cell, DISTURBED, LIMITED, Results, Runs, Scenario};
 use crate::statistics::Summary;
 
 /// The row of one peer, as cells of text.
@@ -14,6 +14,14 @@ fn row(cell: &Cell, index: usize) -> [String; 4] {
     let loss = runs.loss.as_ref().map_or_else(String::new, |loss| format!("{:.1} %", loss.median * 100.0));
     let ratio = runs.ratio.as_ref().map_or_else(String::new, |ratio| spread(ratio, 1.0));
     [runs.peer.clone(), rate, loss, ratio]
+}
+
+/// The columns in which anything stands, and the rows, first the heads.
+fn rows(cell: &Cell) -> (Vec<usize>, Vec<[String; 4]>) {
+    let mut rows = vec![heads(cell).map(str::to_string)];
+    rows.extend((0..cell.peers.len()).map(|index| row(cell, index)));
+    let shown = (0..4).filter(|&column| rows.iter().skip(1).any(|row| !row[column].is_empty())).collect();
+    (shown, rows)
 }
 
 fn spread(summary: &Summary, scale: f64) -> String {
@@ -46,24 +54,33 @@ fn verdict(cell: &Cell) -> Option<String> {
     Some(text)
 }
 
+/// A warning where other programs had the processors in some runs.
+fn disturbance(cell: &Cell) -> Option<String> {
+    let waited = |runs: &Runs| Some((runs.peer.clone(), runs.waited.as_ref()?.max));
+    let disturbed = cell.peers.iter().filter_map(waited).filter(|(_, part)| *part > DISTURBED);
+    let parts: Vec<String> = disturbed.map(|(peer, part)| format!("{peer} {:.0} %", part * 100.0)).collect();
+    let parts = (!parts.is_empty()).then(|| parts.join(", "))?;
+    Some(format!(
+        "DISTURBED: other programs had a measured thread's processor, at most for this part of a run: {parts}."
+    ))
+}
+
 fn runs(scenario: &Scenario) -> String {
     format!("median (min–max) of {} interleaved rounds of {} s", scenario.pairs, scenario.seconds)
 }
 
 /// A cell for a terminal.
 pub(crate) fn cell(scenario: &Scenario, cell: &Cell) -> String {
-    let mut rows = vec![heads(cell).map(str::to_string)];
-    rows.extend((0..cell.peers.len()).map(|index| row(cell, index)));
+    let (shown, rows) = rows(cell);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths = [width(0), width(1), width(2), width(3)];
     let mut text = format!("\n{} · {}    {}\n", scenario.name, cell.name, runs(scenario));
     for row in &rows {
-        let padded = row.iter().zip(widths).filter(|(_, width)| *width > 0);
-        let line: Vec<String> = padded.map(|(word, width)| format!("{word:<width$}")).collect();
-        let _ = writeln!(text, "  {}", line.join("  ").trim_end());
+        let words: Vec<String> =
+            shown.iter().map(|&column| format!("{:<width$}", row[column], width = width(column))).collect();
+        let _ = writeln!(text, "  {}", words.join("  ").trim_end());
     }
-    if let Some(verdict) = verdict(cell) {
-        let _ = writeln!(text, "  {verdict}");
+    for note in [verdict(cell), disturbance(cell)].into_iter().flatten() {
+        let _ = writeln!(text, "  {note}");
     }
     text
 }
@@ -110,18 +127,16 @@ pub(crate) fn page(results: &Results) -> String {
             write!(text, "\n## {}\n\n{}\n\nEach entry: {}.\n", scenario.name, scenario.about, runs(scenario));
         for cell in &scenario.cells {
             let _ = write!(text, "\n### {}\n\n", cell.name);
-            let rows: Vec<_> = (0..cell.peers.len()).map(|index| row(cell, index)).collect();
-            let shown: Vec<usize> =
-                (0..4).filter(|&column| rows.iter().any(|row| !row[column].is_empty())).collect();
-            let line = |row: &[String; 4]| {
+            let (shown, rows) = rows(cell);
+            for (number, row) in rows.iter().enumerate() {
                 let words: Vec<&str> = shown.iter().map(|&column| row[column].as_str()).collect();
-                format!("| {} |\n", words.join(" | "))
-            };
-            text.push_str(&line(&heads(cell).map(str::to_string)));
-            let _ = writeln!(text, "|{}", "---|".repeat(shown.len()));
-            rows.iter().for_each(|row| text.push_str(&line(row)));
-            if let Some(verdict) = verdict(cell) {
-                let _ = write!(text, "\n{verdict}\n");
+                let _ = writeln!(text, "| {} |", words.join(" | "));
+                if number == 0 {
+                    let _ = writeln!(text, "|{}", "---|".repeat(shown.len()));
+                }
+            }
+            for note in [verdict(cell), disturbance(cell)].into_iter().flatten() {
+                let _ = write!(text, "\n{note}\n");
             }
         }
         let _ = write!(

@@ -43,5 +43,5 @@ pub(crate) fn measure(switch: &TapSwitch, dir: &Path, seconds: u64) -> Result<Me
     let report: Value = serde_json::from_str(&text).with_context(|| format!("iperf3 printed {text}"))?;
     let rate = report.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
     let rate = rate.with_context(|| format!("no received rate in {text}"))?;
-    Ok(Measured { rate, loss: None, command: client.to_string() })
+    Ok(Measured { rate, loss: None, waited: None, command: client.to_string() })
 }

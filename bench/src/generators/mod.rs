@@ -71,10 +71,12 @@ impl Generator {
     /// # Errors
     /// The generator fails, hangs, or nothing arrives.
     pub(crate) fn measure(self, switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured> {
-        match self {
-            Generator::Testpmd => testpmd::measure(switch, load),
-            Generator::Traffic => traffic::measure(switch, load),
-        }
+        let mut measured = match self {
+            Generator::Testpmd => testpmd::measure(switch, load)?,
+            Generator::Traffic => traffic::measure(switch, load)?,
+        };
+        measured.waited = measured.waited.into_iter().chain(switch.waited()).reduce(f64::max);
+        Ok(measured)
     }
 }
 
@@ -100,6 +102,9 @@ pub(crate) struct Measured {
     pub(crate) rate: f64,
     /// The part of the sent frames that did not arrive, where the generator sends more than the switch takes.
     pub(crate) loss: Option<f64>,
+    /// The part of the generator's time in which another thread had its processor, or, once the switch is known too, of
+    /// the one of both that had to wait longer. None where neither has a processor of its own.
+    pub(crate) waited: Option<f64>,
     /// The generator's command line.
     pub(crate) command: String,
 }

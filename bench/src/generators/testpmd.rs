@@ -45,12 +45,13 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
     received(&mut job)?;
     pause(Duration::from_secs(load.seconds))?;
     let rate = received(&mut job)?;
+    let waited = job.waited();
     job.type_line("stop")?;
     job.type_line("quit")?;
     if rate == 0.0 {
         bail!("nothing came through: {}", job.log());
     }
-    Ok(Measured { rate, loss: None, command: line.to_string() })
+    Ok(Measured { rate, loss: None, waited, command: line.to_string() })
 }
 
 /// Frames received per second, both ports together, since the last call.

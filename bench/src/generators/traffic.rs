@@ -11,7 +11,7 @@ use frontend::traffic::{Sizes, TrafficConfig};
 use frontend::{Config, NetDevice, features as f};
 
 use super::{Load, Measured, RING_SIZE, Rings};
-use crate::guard::{Job, Line};
+use crate::guard::{Job, Line, own_wait};
 use crate::peers::VhostSwitch;
 
 /// The verb by which this program starts itself as the generator.
@@ -84,8 +84,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ensure!(direction.received > 0, "no frame came through {way}");
         ensure!(direction.unrecognised == 0, "{} frames came damaged {way}", direction.unrecognised);
     }
-    let measured =
-        Measured { rate: report.frames_per_second(), loss: Some(report.loss()), command: String::new() };
+    let measured = Measured {
+        rate: report.frames_per_second(),
+        loss: Some(report.loss()),
+        waited: own_wait(),
+        command: String::new(),
+    };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }

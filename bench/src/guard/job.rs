@@ -136,6 +136,15 @@ impl Job {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// Of its busiest thread's life, the part in which it could have run and another had its processor.
+    pub(crate) fn waited(&self) -> Option<f64> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()?;
+        let texts =
+            tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
+        let stats = texts.filter_map(|text| times(&text));
+        stats.max_by_key(|(ran, _)| *ran).map(|(ran, waited)| waited as f64 / (ran + waited).max(1) as f64)
+    }
+
     fn name(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or_default()
     }
@@ -235,6 +244,18 @@ impl Drop for Job {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Of this thread's life, the part in which it could have run and another had its processor.
+pub(crate) fn own_wait() -> Option<f64> {
+    let (ran, waited) = times(&std::fs::read_to_string("/proc/thread-self/schedstat").ok()?)?;
+    Some(waited as f64 / (ran + waited).max(1) as f64)
+}
+
+/// Of a thread's `schedstat`, the nanoseconds that it ran and waited to run.
+fn times(text: &str) -> Option<(u64, u64)> {
+    let mut fields = text.split_whitespace().map(|field| field.parse().ok());
+    Some((fields.next()??, fields.next()??))
 }
 
 /// Runs a command to its end; its standard output.

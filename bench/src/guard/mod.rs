@@ -7,5 +7,5 @@ mod job;
 mod netns;
 
 pub(crate) use hugepages::Hugepages;
-pub(crate) use job::{Job, Line, run};
+pub(crate) use job::{Job, Line, own_wait, run};
 pub(crate) use netns::Netns;

@@ -29,9 +29,16 @@ pub(crate) struct VhostSwitch {
     pub(crate) sockets: [PathBuf; 2],
     /// How it was started.
     pub(crate) commands: Vec<String>,
-    /// Dropped first to last.
-    _jobs: Vec<Job>,
+    /// The one that forwards comes first. Dropped first to last.
+    jobs: Vec<Job>,
     _netns: Option<Netns>,
+}
+
+impl VhostSwitch {
+    /// Of the forwarding thread's life, the part in which another thread had its processor.
+    pub(crate) fn waited(&self) -> Option<f64> {
+        self.jobs.first().and_then(Job::waited)
+    }
 }
 
 /// A switch that joins two vhost-user sockets.

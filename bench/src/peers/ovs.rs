@@ -72,7 +72,7 @@ pub(super) fn vhost(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
         ovs.vsctl(&format!("add-port br0 {port} -- set Interface {port} type=dpdkvhostuser"))?;
     }
     let sockets = [dir.join("vhu0"), dir.join("vhu1")];
-    Ok(VhostSwitch { sockets, commands: ovs.commands, _jobs: ovs.jobs, _netns: Some(netns) })
+    Ok(VhostSwitch { sockets, commands: ovs.commands, jobs: ovs.jobs, _netns: Some(netns) })
 }
 
 /// Two `tap` ports, which the main thread forwards between: the daemon is pinned to `cpu`.

@@ -17,5 +17,5 @@ pub(super) fn start(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
     let mut commands = Vec::new();
     let mut job = launch(&line, &dir.join("reflector.log"), &mut commands)?;
     job.expect("sockets", LIMIT, |log| log.contains("ready").then_some(()))?;
-    Ok(VhostSwitch { sockets, commands, _jobs: vec![job], _netns: None })
+    Ok(VhostSwitch { sockets, commands, jobs: vec![job], _netns: None })
 }

@@ -21,5 +21,5 @@ pub(super) fn start(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
     job.expect("prompt", LIMIT, |log| log.contains("testpmd>").then_some(()))?;
     job.type_line("start")?;
     job.expect("forwarding", LIMIT, |log| log.contains("io packet forwarding").then_some(()))?;
-    Ok(VhostSwitch { sockets, commands, _jobs: vec![job], _netns: None })
+    Ok(VhostSwitch { sockets, commands, jobs: vec![job], _netns: None })
 }

@@ -45,7 +45,7 @@ pub(super) fn vhost(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
     for (name, socket) in ["vhu0", "vhu1"].iter().zip(&sockets) {
         daemon.verb(&format!("port add br0 {name} vhost-user:{}", socket.display()))?;
     }
-    Ok(VhostSwitch { sockets, commands: daemon.commands, _jobs: vec![daemon.job], _netns: None })
+    Ok(VhostSwitch { sockets, commands: daemon.commands, jobs: vec![daemon.job], _netns: None })
 }
 
 /// Two taps on a bridge.
