@@ -7,6 +7,7 @@
 mod backend;
 mod links;
 mod lock;
+mod pinned;
 mod reload;
 mod reports;
 mod switch;

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::backend::{self, Backend, Context, Netdev, State, Tap};
+use super::pinned;
 
 /// The MTU of networks that name none, in bytes: Ethernet's.
 const MTU_DEFAULT: u16 = 1500;
@@ -421,6 +422,7 @@ impl Host {
         }
         state.check_port_name(&name, &what)?;
         state.check_claims(&spec.claims(), &what, None)?;
+        pinned::check(state, &spec)?;
         let (mtu, offered) = state.mtu(&spec.network, spec.mtu);
         let (network, kind) = (spec.network.clone(), spec.kind.to_string());
         let purpose = Purpose::Added(Box::new(spec.clone()));
@@ -428,6 +430,11 @@ impl Host {
             backend::make(&spec, context)
         })
         .map_err(|e| Refusal::refused(format!("{what}: {e}")))?;
+        let id = state.ports.get(&name).map(|p| p.id);
+        if let Some(Err(refusal)) = id.map(|id| pinned::pin(state, id, None, &spec)) {
+            self.drop_ports(state, &[name]);
+            return Err(refusal);
+        }
         self.publish(state);
         self.start_ports(state, [&*name]);
         info!(port = %name, network = %network, kind = %spec.kind, "port added");
@@ -472,15 +479,20 @@ impl Host {
         if new == **old {
             return Ok(());
         }
-        let (mtu_was, rate_was) = (old.mtu, old.rate);
+        pinned::check(state, &new)?;
+        let old = PortSpec::clone(old);
         let (mtu, _) = state.mtu(&new.network, new.mtu);
+        pinned::pin(state, port.id, Some(&old), &new)?;
         let Some(port) = state.ports.get_mut(name) else { return Err(Refusal::no_port(name)) };
-        if new.mtu != mtu_was {
-            port.backend
-                .set_mtu(mtu)
-                .map_err(|e| Refusal::refused(format!("port {name}: mtu={mtu}: {e}")))?;
+        if new.mtu != old.mtu
+            && let Err(error) = port.backend.set_mtu(mtu)
+        {
+            let id = port.id;
+            // It had its old address a moment ago, so there is room for it.
+            let _ = pinned::pin(state, id, Some(&new), &old);
+            return Err(Refusal::refused(format!("port {name}: mtu={mtu}: {error}")));
         }
-        if new.rate != rate_was {
+        if new.rate != old.rate {
             port.rate = rate_limit(&new);
         }
         info!(port = name, keys = %words(&new.words()), "port changed");
