@@ -25,13 +25,14 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         (
             "clippy",
             Box::new(|| {
-                run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).passes()
+                run::cargo(["clippy", "--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"])
+                    .passes()
             }),
         ),
         (
             "docs",
             Box::new(|| {
-                run::cargo(["doc", "--workspace", "--no-deps", "--document-private-items"])
+                run::cargo(["doc", "--workspace", "--no-deps", "--document-private-items", "--keep-going"])
                     .env("RUSTDOCFLAGS", "-D warnings")
                     .passes()
             }),
