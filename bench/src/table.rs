@@ -150,3 +150,36 @@ pub(crate) fn page(results: &Results) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generators::Measured;
+
+    fn scenario() -> Scenario {
+        let mut cell = Cell::new("64 B".into(), "frames/s", &[WEFT, "peer"]);
+        let run = |rate, waited| Measured { rate, loss: None, waited, command: String::new() };
+        for round in [1.0, 2.0, 3.0] {
+            cell.note(WEFT, Some(&run(6e6 * round, Some(0.01))));
+            cell.note("peer", Some(&run(4e6 * round, Some(0.25 * round))));
+        }
+        cell.sum_up();
+        let commands = [("switch weft".to_string(), vec!["weft daemon".to_string()])].into();
+        Scenario { name: "v2v", about: "About.".into(), pairs: 3, seconds: 5, commands, cells: vec![cell] }
+    }
+
+    #[test]
+    fn a_table_has_rates_ratios_and_what_limits_them() {
+        let scenario = scenario();
+        let expected = "
+v2v · 64 B    median (min–max) of 3 interleaved rounds of 5 s
+  switch  Mframes/s           weft ÷ switch
+  weft    12.00 (6.00–18.00)
+  peer    8.00 (4.00–12.00)   1.50 (1.50–1.50)
+  The generator's highest rate: 12.00 Mframes/s, with weft. peer at 67 % of it. The generator may be the limit of \
+                        weft: no faster switch was measured.
+  DISTURBED: other programs had a measured thread's processor, at most for this part of a run: peer 75 %.
+";
+        assert_eq!(cell(&scenario, &scenario.cells[0]), expected);
+    }
+}

@@ -191,6 +191,11 @@ fn await_file(job: &mut Job, path: &Path) -> Result<()> {
     job.expect(&format!("{}", path.display()), LIMIT, |_| path.exists().then_some(()))
 }
 
+/// A processor that is not the forwarding thread's, for a switch's other threads.
+fn beside(cpu: usize) -> usize {
+    usize::from(cpu == 0)
+}
+
 /// Paths in commands are UTF-8: they are in a directory that this program named.
 fn text(path: &Path) -> String {
     path.display().to_string()

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{LIMIT, TapSwitch, VhostSwitch, await_file, hand_over, launch, namespaces, tell, text};
+use super::{LIMIT, TapSwitch, VhostSwitch, await_file, beside, hand_over, launch, namespaces, tell, text};
 use crate::guard::{Job, Line, Netns};
 
 /// The daemon that is built with DPDK.
@@ -62,7 +62,7 @@ impl Ovs {
 pub(super) fn vhost(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
     let settings = [
         "other_config:dpdk-init=true".to_string(),
-        "other_config:dpdk-lcore-mask=0x1".to_string(),
+        format!("other_config:dpdk-lcore-mask={:#x}", 1u64 << beside(cpu)),
         "other_config:dpdk-socket-mem=512".to_string(),
         format!("other_config:pmd-cpu-mask={:#x}", 1u64 << cpu),
     ];

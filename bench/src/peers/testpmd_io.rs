@@ -5,13 +5,15 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{LIMIT, VhostSwitch, launch, text};
+use super::{LIMIT, VhostSwitch, beside, launch, text};
 use crate::guard::Line;
 
 pub(super) fn start(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
     let sockets = [dir.join("vhu0"), dir.join("vhu1")];
     let mut line = Line::new("dpdk-testpmd").unbuffered();
-    line = line.arg(format!("--lcores=0@0,1@{cpu}")).words("--no-pci --in-memory --socket-mem 512");
+    line = line
+        .arg(format!("--lcores=0@{},1@{cpu}", beside(cpu)))
+        .words("--no-pci --in-memory --socket-mem 512");
     for (number, socket) in sockets.iter().enumerate() {
         line = line.arg(format!("--vdev=net_vhost{number},iface={},queues=1", text(socket)));
     }
