@@ -7,7 +7,7 @@
 //!
 //! A ring that is being set up is a [`RingSetup`]: numbers that a front-end sent. [`split::SplitRing::new`] is
 //! the only way from there to a ring that runs, and checks all of them. A ring that breaks the rules
-//! is [`PortError::Protocol`](datapath::PortError::Protocol): its port is quarantined until the driver sets
+//! is [`PortError::Protocol`]: its port is quarantined until the driver sets
 //! the ring up anew.
 
 pub(crate) mod copy;
