@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::guard::{Line, run};
+use crate::guard::{Line, interrupt, run};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -94,6 +94,28 @@ pub(crate) const IPERF3: Program = Program {
 /// Namespaces and interfaces.
 pub(crate) const IP: Program =
     Program { name: "iproute2", file: "ip", package: "iproute2", version: || first_line("ip", "-V") };
+
+/// The part of all processors' time that is used while nothing of the benchmark's runs.
+///
+/// # Errors
+/// The benchmark was interrupted, or the system does not tell.
+pub(crate) fn busy() -> Result<f64> {
+    let before = ticks()?;
+    interrupt::pause(Duration::from_millis(300))?;
+    let after = ticks()?;
+    let (used, all) = (after.0.saturating_sub(before.0), after.1.saturating_sub(before.1));
+    Ok(used as f64 / all.max(1) as f64)
+}
+
+/// Ticks of all processors since the start: used, and all.
+fn ticks() -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    let line = text.lines().next().unwrap_or_default();
+    // user, nice, system, idle, iowait, irq, softirq, steal; guests' time is in user's.
+    let fields: Vec<u64> = line.split_whitespace().skip(1).take(8).filter_map(|f| f.parse().ok()).collect();
+    let all = fields.iter().sum();
+    Ok((all - fields.iter().skip(3).take(2).sum::<u64>(), all))
+}
 
 fn first_line(program: &str, arg: &str) -> Result<String> {
     let text = run(&Line::new(program).arg(arg), LIMIT)?;

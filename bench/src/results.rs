@@ -11,7 +11,7 @@ use crate::statistics::{Summary, ratios};
 
 /// A peer at or above this part of the highest rate that a generator showed may be held up by the generator.
 pub(crate) const LIMITED: f64 = 0.9;
-/// Beyond this part of the time without its processor, a polling thread's rate says little.
+/// Where other programs took more than this part of the processors, a rate says little.
 pub(crate) const DISTURBED: f64 = 0.05;
 
 /// One peer's runs in a cell.
@@ -29,8 +29,8 @@ pub(crate) struct Runs {
     pub(crate) ratios: Vec<f64>,
     /// Of them.
     pub(crate) ratio: Option<Summary>,
-    /// Of the part of the time in which another program had a polling thread's processor: a measurement has none of it.
-    pub(crate) waited: Option<Summary>,
+    /// Of what other programs took of the processors, as in [`Measured::disturbed`]: a good measurement has none of it.
+    pub(crate) disturbed: Option<Summary>,
     #[serde(skip)]
     losses: Vec<f64>,
     #[serde(skip)]
@@ -60,7 +60,7 @@ impl Cell {
         if let Some(runs) = self.peers.iter_mut().find(|runs| runs.peer == peer) {
             runs.rates.push(measured.map(|measured| measured.rate));
             runs.losses.extend(measured.and_then(|measured| measured.loss));
-            runs.waits.extend(measured.and_then(|measured| measured.waited));
+            runs.waits.extend(measured.and_then(|measured| measured.disturbed));
         }
     }
 
@@ -71,7 +71,7 @@ impl Cell {
             let rates: Vec<f64> = runs.rates.iter().flatten().copied().collect();
             runs.rate = Summary::of(&rates);
             runs.loss = Summary::of(&runs.losses);
-            runs.waited = Summary::of(&runs.waits);
+            runs.disturbed = Summary::of(&runs.waits);
             if runs.peer != WEFT {
                 runs.ratios = ratios(ours.as_deref().unwrap_or_default(), &runs.rates);
                 runs.ratio = Summary::of(&runs.ratios);
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn measured(rate: f64) -> Measured {
-        Measured { rate, loss: Some(0.25), waited: None, command: String::new() }
+        Measured { rate, loss: Some(0.25), disturbed: None, command: String::new() }
     }
 
     #[test]

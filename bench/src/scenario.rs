@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use crate::generators::Measured;
 use crate::guard::interrupt;
+use crate::machine;
 use crate::results::{Cell, Scenario};
 use crate::table;
 
@@ -46,10 +47,13 @@ pub(crate) fn rounds(
         for name in &names {
             interrupt::check()?;
             let dir = tempfile::Builder::new().prefix("weft-bench-").tempdir()?;
+            let busy = machine::busy()?;
             let run = once(name, dir.path());
             interrupt::check()?;
             match run {
-                Ok(run) => {
+                Ok(mut run) => {
+                    // Generator and switch have processors of their own, or share with others as they fall.
+                    run.measured.disturbed = run.measured.disturbed.or(Some(busy));
                     let rate = run.measured.rate;
                     eprintln!(
                         "{} {}, round {round}, {name}: {rate:.0} {}",

@@ -56,13 +56,11 @@ fn verdict(cell: &Cell) -> Option<String> {
 
 /// A warning where other programs had the processors in some runs.
 fn disturbance(cell: &Cell) -> Option<String> {
-    let waited = |runs: &Runs| Some((runs.peer.clone(), runs.waited.as_ref()?.max));
-    let disturbed = cell.peers.iter().filter_map(waited).filter(|(_, part)| *part > DISTURBED);
+    let part = |runs: &Runs| Some((runs.peer.clone(), runs.disturbed.as_ref()?.max));
+    let disturbed = cell.peers.iter().filter_map(part).filter(|(_, part)| *part > DISTURBED);
     let parts: Vec<String> = disturbed.map(|(peer, part)| format!("{peer} {:.0} %", part * 100.0)).collect();
     let parts = (!parts.is_empty()).then(|| parts.join(", "))?;
-    Some(format!(
-        "DISTURBED: other programs had a measured thread's processor, at most for this part of a run: {parts}."
-    ))
+    Some(format!("DISTURBED: other programs took a part of the processors, at most (in one run): {parts}."))
 }
 
 fn runs(scenario: &Scenario) -> String {
@@ -113,9 +111,11 @@ pub(crate) fn page(results: &Results) -> String {
     let m = &results.machine;
     let mut text = format!(
         "# Performance\n\n\
-         What `{}` measured; the command writes this page. Runs of the switches follow each other in turn, round by\n\
-         round, and the ratio is taken within each round: machines that share their processors vary by half from minute to\n\
-         minute, and a number of one run says little. Everything is counted at the receiver.\n\n\
+         Weft beside other switches, as `cargo xtask bench` measures it; the command writes this page:\n\n\
+         ```sh\n{}\n```\n\n\
+         The switches have their turns round by round, and the ratio is taken within each round: machines that share\n\
+         their processors vary by half from minute to minute, and the number of one run says little. Everything is\n\
+         counted at the receiver.\n\n\
          | | |\n|---|---|\n| date | {} |\n| processor | {}, {} CPUs |\n| memory | {:.0} GiB |\n| system | {} |\n",
         results.command, m.date, m.processor, m.cpus, m.memory_gib, m.system
     );
@@ -158,7 +158,7 @@ mod tests {
 
     fn scenario() -> Scenario {
         let mut cell = Cell::new("64 B".into(), "frames/s", &[WEFT, "peer"]);
-        let run = |rate, waited| Measured { rate, loss: None, waited, command: String::new() };
+        let run = |rate, disturbed| Measured { rate, loss: None, disturbed, command: String::new() };
         for round in [1.0, 2.0, 3.0] {
             cell.note(WEFT, Some(&run(6e6 * round, Some(0.01))));
             cell.note("peer", Some(&run(4e6 * round, Some(0.25 * round))));
@@ -178,7 +178,7 @@ v2v · 64 B    median (min–max) of 3 interleaved rounds of 5 s
   peer    8.00 (4.00–12.00)   1.50 (1.50–1.50)
   The generator's highest rate: 12.00 Mframes/s, with weft. peer at 67 % of it. The generator may be the limit of \
                         weft: no faster switch was measured.
-  DISTURBED: other programs had a measured thread's processor, at most for this part of a run: peer 75 %.
+  DISTURBED: other programs took a part of the processors, at most (in one run): peer 75 %.
 ";
         assert_eq!(cell(&scenario, &scenario.cells[0]), expected);
     }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::Measured;
@@ -29,19 +29,44 @@ pub(crate) fn measure(switch: &TapSwitch, dir: &Path, seconds: u64) -> Result<Me
     server.expect("listening server", LIMIT, |log| log.contains("listening").then_some(()))?;
     let address = ADDRESSES[1].split('/').next().unwrap_or_default();
     let client = Line::new("iperf3").arg("--client").arg(address).netns(client_end);
-    let client = client.words(&format!("--time {seconds} --omit {WARM_UP} --connect-timeout 1000 --json"));
+    let client = client.words(&format!("--time {seconds} --omit {WARM_UP} --connect-timeout 2000 --json"));
     let limit = Duration::from_secs(seconds + WARM_UP) + LIMIT;
     let mut attempt = 1;
-    let text = loop {
-        match run(&client, limit) {
-            Ok(text) => break text,
+    let rate = loop {
+        match run(&client, limit).and_then(|text| received(&text)) {
+            Ok(rate) => break rate,
             Err(error) if attempt == ATTEMPTS => return Err(error),
             Err(_) => attempt += 1,
         }
         pause(Duration::from_millis(500))?;
     };
-    let report: Value = serde_json::from_str(&text).with_context(|| format!("iperf3 printed {text}"))?;
+    Ok(Measured { rate, loss: None, disturbed: None, command: client.to_string() })
+}
+
+/// The receiver's rate in the client's report, which also a failed client prints.
+fn received(text: &str) -> Result<f64> {
+    let report: Value = serde_json::from_str(text).with_context(|| format!("iperf3 printed {text}"))?;
+    if let Some(error) = report.get("error").and_then(Value::as_str) {
+        bail!("iperf3: {error}");
+    }
     let rate = report.pointer("/end/sum_received/bits_per_second").and_then(Value::as_f64);
-    let rate = rate.with_context(|| format!("no received rate in {text}"))?;
-    Ok(Measured { rate, loss: None, waited: None, command: client.to_string() })
+    rate.filter(|rate| *rate > 0.0).context("iperf3 received nothing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::received;
+
+    #[test]
+    fn the_rate_is_the_receivers() {
+        let text = r#"{"end":{"sum_sent":{"bits_per_second":9.0},"sum_received":{"bits_per_second":7.5}}}"#;
+        assert_eq!(received(text).expect("a rate"), 7.5);
+    }
+
+    #[test]
+    fn a_failed_connection_is_an_error() {
+        for text in [r#"{"end":{},"error":"unable to connect"}"#, r#"{"end":{}}"#, "nothing"] {
+            assert!(received(text).is_err(), "{text}");
+        }
+    }
 }

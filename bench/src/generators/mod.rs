@@ -75,7 +75,7 @@ impl Generator {
             Generator::Testpmd => testpmd::measure(switch, load)?,
             Generator::Traffic => traffic::measure(switch, load)?,
         };
-        measured.waited = measured.waited.into_iter().chain(switch.waited()).reduce(f64::max);
+        measured.disturbed = measured.disturbed.into_iter().chain(switch.waited()).reduce(f64::max);
         Ok(measured)
     }
 }
@@ -102,9 +102,10 @@ pub(crate) struct Measured {
     pub(crate) rate: f64,
     /// The part of the sent frames that did not arrive, where the generator sends more than the switch takes.
     pub(crate) loss: Option<f64>,
-    /// The part of the generator's time in which another thread had its processor, or, once the switch is known too, of
-    /// the one of both that had to wait longer. None where neither has a processor of its own.
-    pub(crate) waited: Option<f64>,
+    /// What others took of the processors. Where switch and generator are threads that poll, each on a processor of its
+    /// own: the part of the time in which another thread had it, the larger of the two; else the part of all processors
+    /// that was in use just before.
+    pub(crate) disturbed: Option<f64>,
     /// The generator's command line.
     pub(crate) command: String,
 }

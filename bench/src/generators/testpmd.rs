@@ -51,7 +51,7 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
     if rate == 0.0 {
         bail!("nothing came through: {}", job.log());
     }
-    Ok(Measured { rate, loss: None, waited, command: line.to_string() })
+    Ok(Measured { rate, loss: None, disturbed: waited, command: line.to_string() })
 }
 
 /// Frames received per second, both ports together, since the last call.

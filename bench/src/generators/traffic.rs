@@ -87,7 +87,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let measured = Measured {
         rate: report.frames_per_second(),
         loss: Some(report.loss()),
-        waited: own_wait(),
+        disturbed: own_wait(),
         command: String::new(),
     };
     println!("{}", serde_json::to_string(&measured)?);
