@@ -64,6 +64,13 @@ fn spread(mut all: Vec<f64>) -> String {
     format!("{:.0} / {:.0} / {:.0} cycles a frame (p10 / p50 / p90)", at(10), at(50), at(90))
 }
 
+/// Keeps the calling thread on one processor, if there is such a one: else the two could take turns on one.
+fn pin(cpu: usize) {
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(cpu);
+    let _ = rustix::thread::sched_setaffinity(None, &set);
+}
+
 fn feed(device: &mut NetDevice, frame: &[u8], n: usize) -> usize {
     let tx = &mut device.pairs_mut()[0].tx;
     let mut pushed = 0;
@@ -128,6 +135,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let guest = {
         let stop = Arc::clone(&stop);
         std::thread::spawn(move || {
+            pin(0);
             let mut got = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 feed(&mut a, &frame, size);
@@ -135,6 +143,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         })
     };
+    pin(1);
     for _ in 0..3 {
         let (mut frames, mut all) = (0, Vec::new());
         while frames < 1_000_000 {

@@ -65,7 +65,8 @@ pub enum PortState {
     Down,
 }
 
-/// Told of each change of state, on the session's thread. Not called with any lock held.
+/// Told of each change of state, on the session's thread, with no lock held. It may ask the port for its state, but not
+/// drop it: the drop waits for that thread.
 pub type OnChange = Arc<dyn Fn(PortState) + Send + Sync>;
 
 /// Why a port cannot be made.
