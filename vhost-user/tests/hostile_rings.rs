@@ -91,6 +91,9 @@ impl Scene {
 }
 
 /// Offers one chain that begins at descriptor 0.
+/// Writes something into a ring that breaks its rules; the number is where guest memory is free.
+type Corruption = fn(&RingAccess, u64);
+
 fn offer(ring: &RingAccess, descriptors: &[Desc]) {
     for (i, d) in descriptors.iter().enumerate() {
         ring.set_desc(i as u16, *d);
@@ -390,7 +393,7 @@ fn a_guest_that_rewrites_while_we_read_hurts_only_itself() {
                 let bits = n >> 16;
                 // Sometimes sound, sometimes not, always changing: lengths, places, flags, headers.
                 let len = [76, 12, 600, 2000][bits as usize % 4];
-                let place = if bits % 1024 == 0 { end - 8 } else { at };
+                let place = if bits.is_multiple_of(1024) { end - 8 } else { at };
                 let d = match bits % 5 {
                     0 => Desc::new(table, 32, INDIRECT, 0),
                     1 => Desc::new(place, 12, NEXT, 1),
@@ -438,7 +441,7 @@ fn a_guest_that_rewrites_while_we_read_hurts_only_itself() {
 
 #[test]
 fn a_receive_ring_is_checked_like_a_transmit_ring() {
-    let bad: [(&str, &str, fn(&RingAccess, u64)); 5] = [
+    let bad: [(&str, &str, Corruption); 5] = [
         ("readable buffer", "wrong direction", |r, at| r.set_desc(0, Desc::new(at, 2000, 0, 0))),
         ("outside", "outside the memory", |r, _| r.set_desc(0, Desc::new(1 << 44, 2000, WRITE, 0))),
         ("loop", "longer than its table", |r, at| r.set_desc(0, Desc::new(at, 1, WRITE | NEXT, 0))),
