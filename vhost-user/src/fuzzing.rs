@@ -19,6 +19,7 @@ use crate::memory::{GuestMemory, RegionSpec};
 use crate::port::{PortConfig, Role, Shared};
 use crate::session::Runner;
 use crate::session::socket::Link;
+use crate::vring::copy::segment_of;
 use crate::vring::notify::Event;
 use crate::vring::rx::RxRing;
 use crate::vring::split::SplitRing;
@@ -27,6 +28,9 @@ use crate::vring::{Layout, RingFeatures, RingSetup, RingShared};
 
 /// Bytes of a fuzzed guest's memory: two regions of half as many each, which touch.
 pub const MEMORY: usize = 1 << 16;
+
+/// What transmitted frames are made of.
+static BYTES: [u8; 1 << 16] = [0xa5; 1 << 16];
 
 /// Guest memory with anything in it. The ring's parts lie at its beginning, one behind the other.
 #[derive(Debug)]
@@ -114,18 +118,16 @@ impl Guest {
     pub fn transmit(&self, size: u32, features: u64, lens: &[usize]) -> usize {
         let Some(ring) = self.ring(size, features) else { return 0 };
         let mut ring = TxRing::new(ring, &RingFeatures::new(features));
-        let bytes = vec![0xa5; 1 << 16];
         let mut burst = Burst::new();
         let mut taken = 0;
         for lens in lens.chunks(BURST) {
             burst.clear();
             for &len in lens {
-                let len = len.clamp(1, bytes.len());
+                let len = len.clamp(1, BYTES.len());
                 let head = len.min(switch_core::head::HEAD_LEN);
                 let Some(next) = burst.next_head() else { break };
-                next.begin(len as u32, head).copy_from_slice(&bytes[..head]);
-                // SAFETY: `bytes` outlives the burst's use in this function.
-                let tail = unsafe { datapath::Segment::new(bytes[head..].as_ptr(), (len - head) as u32) };
+                next.begin(len as u32, head).copy_from_slice(&BYTES[..head]);
+                let tail = segment_of(&BYTES[head..len]);
                 let pushed = if len > head { burst.push(&[tail]) } else { burst.push(&[]) };
                 if pushed.is_err() {
                     break;

@@ -9,14 +9,17 @@
 //! Specifications: virtio 1.2 (clauses 2 and 5.1), and QEMU's vhost-user protocol. `unsafe` is in `memory`
 //! and `vring` only. Nothing here knows what becomes of a frame.
 
+#![deny(unsafe_code)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod features;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+#[allow(unsafe_code, reason = "mappings, and what happens when they go away")]
 mod memory;
 mod port;
 mod session;
+#[allow(unsafe_code, reason = "memory that the guest writes at the same time")]
 mod vring;
 
 pub use memory::{MemoryError, RegionSpec, SLOTS_MAX};

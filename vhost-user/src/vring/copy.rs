@@ -73,3 +73,10 @@ pub(super) fn prefetch_write(at: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
+
+/// A frame's tail in memory that is always there.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn segment_of(bytes: &'static [u8]) -> datapath::Segment {
+    // SAFETY: static memory is readable for ever. The slices made here are a frame's at most.
+    unsafe { datapath::Segment::new(bytes.as_ptr(), bytes.len() as u32) }
+}
