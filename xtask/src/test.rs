@@ -24,6 +24,13 @@ pub(crate) struct Options {
     pub(crate) filter: Option<String>,
 }
 
+impl Options {
+    /// What the tests are told about unmet needs.
+    fn required(&self) -> &'static str {
+        if self.require_all { "all" } else { "" }
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Ring {
     /// Unit tests, properties and simulations of the crates
@@ -36,12 +43,11 @@ pub(crate) enum Ring {
 pub(crate) fn run(options: &Options) -> Result<bool> {
     let mut passed = true;
     let wanted = |ring| options.ring.is_none_or(|only| only == ring);
-    if wanted(Ring::Outer) {
-        let missing = packages::install(packages::TESTS)?;
-        missing.tell();
-        if options.require_all && !missing.is_none() {
-            bail!("--require-all: the packages above are needed");
-        }
+    // The ports' own tests need some of them, too.
+    let missing = packages::install(packages::TESTS)?;
+    missing.tell();
+    if options.require_all && !missing.is_none() {
+        bail!("--require-all: the packages above are needed");
     }
     if wanted(Ring::Inner) {
         passed &= inner(options)?;
@@ -61,9 +67,10 @@ fn inner(options: &Options) -> Result<bool> {
     let (tests, docs);
     if has_nextest() {
         tests = run::cargo(["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass"])
-            .args(["--status-level=fail", "--final-status-level=fail", "--show-progress=none"])
+            .args(["--status-level=fail", "--final-status-level=skip", "--show-progress=none"])
             .args(["--filterset", "not binary(=outer)"])
             .args(filter)
+            .env(REQUIRE, options.required())
             .passes()?;
         // nextest does not run the examples in documentation.
         docs = run::cargo(["test", "--quiet", "--workspace", "--doc"]).args(filter).passes()?;
@@ -71,6 +78,7 @@ fn inner(options: &Options) -> Result<bool> {
         eprintln!("xtask: cargo-nextest is not installed, so cargo test runs the crates' tests");
         tests = run::cargo(["test", "--workspace", "--exclude", "tests", "--no-fail-fast"])
             .args(filter)
+            .env(REQUIRE, options.required())
             .passes()?;
         docs =
             run::cargo(["test", "--package", "tests", "--lib", "--test", "house"]).args(filter).passes()?;
@@ -81,11 +89,10 @@ fn inner(options: &Options) -> Result<bool> {
 fn outer(options: &Options) -> Result<bool> {
     // `--workspace` although one package is tested: the same feature selection as everywhere else, so nothing is built twice.
     run::cargo(["build", "--workspace", "--bins"]).succeed()?;
-    let mut test = run::cargo(["test", "--workspace", "--test", "outer", "--", "--test-threads=1"]);
-    if options.require_all {
-        test = test.env(REQUIRE, "all");
-    }
-    test.args(options.filter.as_deref()).passes()
+    run::cargo(["test", "--workspace", "--test", "outer", "--", "--test-threads=1"])
+        .args(options.filter.as_deref())
+        .env(REQUIRE, options.required())
+        .passes()
 }
 
 fn has_nextest() -> bool {
