@@ -1,10 +1,10 @@
 //! Bridge policy as an operator sets it, seen by virtio-net drivers of our own, and what an idle daemon costs.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use frontend::{Config, NetDevice};
+use frontend::{Config, NetDevice, wire};
 use harness::{Daemon, Suite, conservation, process};
 
 /// How long a port must be silent before nothing more is expected at it.
@@ -24,6 +24,9 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("bridge_full_fdb_evicts_from_the_port_that_fills_it", &[], fair_eviction);
     suite.add("bridge_isolated_ports_reach_only_the_others", &[], isolated_ports);
     suite.add("bridge_port_vlans_are_apart", &[], port_vlans);
+    suite.add("bridge_port_mac_cannot_be_taken_over", &[], configured_mac);
+    suite.add("bridge_antispoof_lets_in_only_the_ports_own_sources", &[], antispoof);
+    suite.add("bridge_rate_makes_a_port_wait_and_loses_nothing", &[], rate);
     suite.add("idle_daemon_with_50_ports_uses_under_1_percent_of_a_cpu", &[], idle);
     suite.add("demo_passes_every_step", &[], demo);
 }
@@ -169,6 +172,56 @@ fn static_entry() -> Result<()> {
     bridge.daemon.ok(&format!("fdb del n {}", text(owner)))?;
     bridge.send(2, BROADCAST, owner)?;
     bridge.expect(1, owner, bridge.mac(1), &[2]).context("after fdb del")?;
+    bridge.conserve()
+}
+
+fn configured_mac() -> Result<()> {
+    let mut bridge = Bridge::new("", &["mac=52:54:00:00:00:01", "", ""])?;
+    let (own, thief) = (bridge.mac(0), bridge.mac(1));
+    // Before it has sent anything, its frames go to it alone.
+    bridge.expect(1, own, thief, &[0]).context("configured")?;
+    bridge.send(1, BROADCAST, own)?;
+    bridge.expect(2, own, bridge.mac(2), &[0]).context("after another port sent from it")?;
+    let socket = format!("vhost-user:{}", bridge.daemon.path("p9").display());
+    let line = bridge.daemon.refused(1, &["port", "add", "n", "p9", &socket, "mac=52:54:00:00:00:01"])?;
+    ensure!(line.contains("port p0's"), "{line}");
+    bridge.conserve()
+}
+
+fn antispoof() -> Result<()> {
+    let mut bridge = Bridge::new("", &["antispoof=on mac=52:54:00:00:00:01 ip=10.0.0.1", ""])?;
+    let own = bridge.mac(0);
+    let ask = |mac, ip| wire::arp_request(mac, ip, [10, 0, 0, 2]);
+    for (frame, at, what) in [
+        (ask(own, [10, 0, 0, 1]), &[1][..], "its own"),
+        (ask(own, [10, 0, 0, 9]), &[], "another's IP address"),
+        (ask(station(9), [10, 0, 0, 1]), &[], "another's MAC address"),
+    ] {
+        let seen = bridge.send_frame(0, &frame)?;
+        ensure!(seen == at, "{what} came out at {seen:?}");
+    }
+    let counted = harness::counters(&bridge.daemon, "p0")?;
+    ensure!(counted.drops == [("source_denied".to_string(), 2)], "{counted:?}");
+    ensure!(bridge.learned()? == [1, 0], "what was denied was learned");
+    bridge.conserve()
+}
+
+fn rate() -> Result<()> {
+    // 500 bytes a window.
+    let mut bridge = Bridge::new("", &["rate=10KB/s@50ms", ""])?;
+    let frame = frame(BROADCAST, bridge.mac(0));
+    let began = Instant::now();
+    for _ in 0..41 {
+        bridge.devices[0].send(&frame)?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    for n in 0..41 {
+        bridge.devices[1].recv(Duration::from_secs(10)).with_context(|| format!("frame {n}"))?;
+    }
+    // Five windows' worth; the first may have been nearly over, and a burst may overrun one.
+    ensure!(began.elapsed() >= Duration::from_millis(100), "41 frames came in {:?}", began.elapsed());
+    let counted = harness::counters(&bridge.daemon, "p0")?;
+    ensure!(counted.drops.is_empty(), "{counted:?}");
     bridge.conserve()
 }
 
