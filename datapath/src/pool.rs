@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -178,7 +179,13 @@ impl Datapath {
             let failed = bound.is_err();
             let _ = ready.send(bound);
             if !failed {
-                Worker::new(index, poll, receiver, worker_pending, pacing, origin, worker_stats, sink).run();
+                let worker =
+                    Worker::new(index, poll, receiver, worker_pending, pacing, origin, worker_stats, sink);
+                if catch_unwind(AssertUnwindSafe(|| worker.run())).is_err() {
+                    // A defect. Going on without this worker would leave its ports dead while the daemon looks
+                    // alive; a service manager starts a daemon that ended again, and guests reconnect.
+                    std::process::abort();
+                }
             }
         })?;
         let bound = started.recv().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
