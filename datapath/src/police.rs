@@ -101,11 +101,6 @@ impl RateLimit {
         Self { bytes: bytes.max(1), window, state: Mutex::new(Window { ends: Instant::ORIGIN, used: 0 }) }
     }
 
-    /// Bytes per window, and the window.
-    pub fn limit(&self) -> (u64, Duration) {
-        (self.bytes, self.window)
-    }
-
     /// `None` if the port may send now, else when it may.
     pub fn wait_until(&self, now: Instant) -> Option<Instant> {
         let mut w = self.state.lock().unwrap_or_else(|e| e.into_inner());

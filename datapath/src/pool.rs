@@ -106,7 +106,8 @@ struct Assigned {
 pub struct Datapath {
     workers: Vec<Handle>,
     assigned: Mutex<Assigned>,
-    topology: Mutex<Arc<Topology>>,
+    /// Held while a topology is handed out, so that all workers end with the same one.
+    publishing: Mutex<()>,
     events: Mutex<Option<Receiver<Event>>>,
     events_lost: Arc<AtomicU64>,
     origin: std::time::Instant,
@@ -139,7 +140,7 @@ impl Datapath {
         let mut this = Self {
             workers: Vec::new(),
             assigned: Mutex::default(),
-            topology: Mutex::default(),
+            publishing: Mutex::default(),
             events: Mutex::new(Some(events)),
             events_lost,
             origin,
@@ -223,8 +224,7 @@ impl Datapath {
     /// Swaps in another topology; returns when every worker uses it.
     pub fn set_topology(&self, topology: Topology) {
         let topology = Arc::new(topology);
-        let mut current = lock(&self.topology);
-        *current = Arc::clone(&topology);
+        let _one_at_a_time = lock(&self.publishing);
         let waits: Vec<Receiver<()>> = self
             .workers
             .iter()
@@ -238,11 +238,6 @@ impl Datapath {
             // An error is a worker that has ended: it uses no topology.
             let _ = wait.recv();
         }
-    }
-
-    /// The topology that all workers use.
-    pub fn topology(&self) -> Arc<Topology> {
-        Arc::clone(&lock(&self.topology))
     }
 
     fn take_back(&self, worker: usize, id: QueueId) -> Option<Box<dyn RxQueue>> {

@@ -34,7 +34,7 @@ pub struct RxDrops {
     pub oversize: u32,
     /// [`DropReason::TooManySegments`].
     pub too_many_segments: u32,
-    /// [`DropReason::TxRingFull`] of the sender's kernel does not count here: it never reached us.
+    /// Bytes of all of them, without virtio-net headers, as far as they are known.
     pub bytes: u64,
 }
 

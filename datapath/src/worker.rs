@@ -34,8 +34,6 @@ const BACK_OFF: Duration = Duration::from_micros(60);
 const QUEUE_IDLE: Duration = Duration::from_micros(200);
 /// How often a busy worker looks for notifications of armed queues.
 const EVENTS_EVERY: Duration = Duration::from_micros(50);
-/// Bursts taken from one queue before the next has its turn.
-const BURSTS_PER_TURN: usize = 1;
 
 /// The waker's token; queues have the ones after it.
 pub(crate) const WAKER: Token = Token(0);
@@ -68,8 +66,6 @@ pub struct WorkerStats {
     pub frames: AtomicU64,
     /// Times that the worker went to sleep.
     pub sleeps: AtomicU64,
-    /// Nanoseconds spent on bursts that held at least one frame.
-    pub busy_ns: AtomicU64,
 }
 
 #[inline]
@@ -258,31 +254,26 @@ impl Worker {
         while i < self.active.len() {
             let slot = self.active[i];
             let mut stays = true;
-            for _ in 0..BURSTS_PER_TURN {
-                polls += 1;
-                match self.look(slot, now) {
-                    Found::Frames(frames) => {
-                        worked = true;
-                        bump(&self.stats.bursts, 1);
-                        bump(&self.stats.frames, frames as u64);
-                        self.set_state(slot, State::Active(now));
-                    }
-                    Found::Nothing => {
-                        idle += 1;
-                        stays = !(self.busy && self.pacing == Pacing::Adaptive && self.arm_idle(slot, now));
-                        break;
-                    }
-                    Found::Throttled(until) => {
-                        self.set_state(slot, State::Throttled(until));
-                        self.throttled.push(slot);
-                        stays = false;
-                        break;
-                    }
-                    Found::Broken(error) => {
-                        self.fail(slot, &error);
-                        stays = false;
-                        break;
-                    }
+            polls += 1;
+            match self.look(slot, now) {
+                Found::Frames(frames) => {
+                    worked = true;
+                    bump(&self.stats.bursts, 1);
+                    bump(&self.stats.frames, frames as u64);
+                    self.set_state(slot, State::Active(now));
+                }
+                Found::Nothing => {
+                    idle += 1;
+                    stays = !(self.busy && self.pacing == Pacing::Adaptive && self.arm_idle(slot, now));
+                }
+                Found::Throttled(until) => {
+                    self.set_state(slot, State::Throttled(until));
+                    self.throttled.push(slot);
+                    stays = false;
+                }
+                Found::Broken(error) => {
+                    self.fail(slot, &error);
+                    stays = false;
                 }
             }
             if stays {
