@@ -72,6 +72,7 @@ async fn serve(options: &DaemonOptions, model: Model) -> anyhow::Result<()> {
     let mut model = model;
 
     let events = datapath.take_events().context("the workers' events were taken already")?;
+    let mut lost = 0;
     let mut links = links::Watch::start();
     let switch: Rc<dyn ctl::server::Switch> = Rc::<Host>::clone(&host);
     let serving = ctl::server::serve(control, switch, Limits::default(), std::future::pending());
@@ -102,6 +103,10 @@ async fn serve(options: &DaemonOptions, model: Model) -> anyhow::Result<()> {
             () = reported.notified() => {
                 while let Ok(Event::Broken { port, reason }) = events.try_recv() {
                     host.port_broken(port, &reason);
+                }
+                if datapath.events_lost() > lost {
+                    lost = datapath.events_lost();
+                    warn!(lost, "workers reported more broken ports than could be queued: see weft port list");
                 }
             }
             () = links.changed() => host.peers_changed(),
