@@ -4,12 +4,13 @@
 use std::fmt;
 use std::sync::Arc;
 
+use switch_core::guard::SourceGuard;
 use switch_core::ids::Id;
 use switch_core::mode::Mode;
 use switch_core::{NetworkId, PortId, Vid};
 
 use crate::counters::PortCounters;
-use crate::police::{RateLimit, SourceGuard};
+use crate::police::RateLimit;
 use crate::port::TxPort;
 
 /// A port and what holds for its frames.

@@ -8,6 +8,7 @@
 //! - [`head`]: a frame's first bytes and what travels with them.
 //! - [`virtio_net`], [`offload`]: the virtio-net header as bytes, and what it means once checked.
 //! - [`check`]: the one place where a frame becomes trusted, or a [`drop::DropReason`].
+//! - [`guard`]: the sources that a port may use.
 //! - [`verdict`], [`mode`]: what a network decides of a frame, and the contract of those who decide.
 //! - [`fdb`]: the forwarding database of a learning bridge.
 //! - [`checksum`], [`segment`]: software stand-ins for offloads that a receiver did not negotiate.
@@ -17,6 +18,7 @@ pub mod check;
 pub mod checksum;
 pub mod drop;
 pub mod fdb;
+pub mod guard;
 pub mod head;
 mod headers;
 pub mod ids;
