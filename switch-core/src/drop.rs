@@ -79,6 +79,22 @@ reasons! {
     NoDestination = "no_destination", Ingress;
     /// The network has no service for the frame.
     Unhandled = "unhandled", Ingress;
+    /// An IP header that is malformed: its version, lengths or checksum.
+    BadIp = "bad_ip", Ingress;
+    /// A source address that is not the port's, where packets are routed (reverse path filter, RFC 3704).
+    Rpf = "rpf", Ingress;
+    /// A frame that a router does not forward: a broadcast, a multicast, or no IP.
+    NotRouted = "not_routed", Ingress;
+    /// A packet from the outside for which there is no translation.
+    NatNoMapping = "nat_no_mapping", Ingress;
+    /// A packet from the outside that the translation's filter does not let in.
+    NatFiltered = "nat_filtered", Ingress;
+    /// The guest has as many translations as it may have.
+    NatQuota = "nat_quota", Ingress;
+    /// No outside port or identifier is free for a new translation.
+    NatExhausted = "nat_exhausted", Ingress;
+    /// A protocol that cannot be translated.
+    NatUnsupported = "nat_unsupported", Ingress;
 
     /// The receiver had no free buffer in its ring or queue.
     TxRingFull = "tx_ring_full", Egress;

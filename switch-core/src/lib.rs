@@ -11,6 +11,8 @@
 //! - [`guard`]: the sources that a port may use.
 //! - [`verdict`], [`mode`]: what a network decides of a frame, and the contract of those who decide.
 //! - [`fdb`]: the forwarding database of a learning bridge.
+//! - [`ip`]: IP packets on heads and whole frames: reading, rewriting, errors. [`lpm`]: the longest-prefix match.
+//! - [`napt`]: network address and port translation.
 //! - [`checksum`], [`segment`]: software stand-ins for offloads that a receiver did not negotiate.
 #![forbid(unsafe_code)]
 
@@ -22,7 +24,10 @@ pub mod guard;
 pub mod head;
 mod headers;
 pub mod ids;
+pub mod ip;
+pub mod lpm;
 pub mod mode;
+pub mod napt;
 pub mod offload;
 pub mod segment;
 #[cfg(test)]

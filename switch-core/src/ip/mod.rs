@@ -1,0 +1,1 @@
+//! IP packets on heads and whole frames.
