@@ -6,9 +6,9 @@
 //! Invariant: the head's bytes and the segments of a frame add up to its length ([`Burst::push`] refuses
 //! others), so that every port can copy without counting again.
 
-use switch_core::Head;
 use switch_core::offload::OffloadSet;
 use switch_core::verdict::BURST;
+use switch_core::{Head, PortId};
 
 pub use crate::memory::Segment;
 
@@ -36,6 +36,11 @@ pub struct Burst {
     len: usize,
     /// Offloads that the sender negotiated. Set by the port.
     pub accepted: OffloadSet,
+    /// The port that all of the burst goes to, past the network's forwarding. Set by ports whose sender has
+    /// decided already: a station of the switch itself.
+    pub direct: Option<PortId>,
+    /// The port that the burst was received from. Set by the frame path.
+    pub(crate) from: Option<PortId>,
 }
 
 impl Default for Burst {
@@ -53,6 +58,8 @@ impl Burst {
             segments: Vec::with_capacity(BURST_SEGMENTS),
             len: 0,
             accepted: OffloadSet::NONE,
+            direct: None,
+            from: None,
         }
     }
 
@@ -61,6 +68,7 @@ impl Burst {
     pub fn clear(&mut self) {
         self.segments.clear();
         self.len = 0;
+        self.direct = None;
     }
 
     /// Frames in the burst.
@@ -190,6 +198,12 @@ impl Bucket<'_> {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// The port that the frames were received from, when they came by the frame path.
+    #[inline]
+    pub fn from(&self) -> Option<PortId> {
+        self.burst.from
     }
 
     /// Frame `i` of the bucket; `i` must be below [`Bucket::len`].

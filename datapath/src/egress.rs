@@ -115,6 +115,7 @@ impl Scratch {
     ) -> Result<(TxReport, u64), PortError> {
         self.report = TxReport::default();
         self.burst.clear();
+        self.burst.from = burst.from;
         let mut unsegmented = 0;
         for (i, &member) in members.iter().enumerate() {
             let member = usize::from(member);

@@ -6,7 +6,7 @@
 //! - [`path`]: one burst's way from its receive queue to its destinations.
 //! - [`topology`], [`counters`], [`police`]: what holds for ports, and what is known of them.
 //! - [`pool`], [`host`]: the threads that poll, and how queues come to them and go.
-//! - [`tap`], [`netdev`], [`inmem`]: ports.
+//! - [`tap`], [`netdev`]: ports to the host. [`local`]: to a station in this process. [`inmem`]: for simulations.
 //!
 //! The crate names no forwarding mode: decisions come through [`switch_core::mode`].
 
@@ -16,6 +16,7 @@ mod dispatch;
 pub mod egress;
 pub mod host;
 pub mod inmem;
+pub mod local;
 pub mod memory;
 pub mod netdev;
 pub mod path;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use switch_core::ids::Id;
 use switch_core::mode::{Forwarder, Mode};
-use switch_core::verdict::Verdicts;
+use switch_core::verdict::{Verdict, Verdicts};
 use switch_core::{DropReason, Instant, NetworkId, PortId, check};
 
 use crate::burst::Burst;
@@ -102,6 +102,7 @@ impl FramePath {
             return Found::Throttled(until);
         }
         self.burst.clear();
+        self.burst.from = Some(port.id);
         let mut drops = RxDrops::default();
         let received = match queue.rx_burst(&mut self.burst, &mut drops) {
             Ok(n) => n,
@@ -113,7 +114,9 @@ impl FramePath {
         let frames = admit(self.index, port, &mut self.burst, &drops);
         if !self.burst.is_empty() {
             self.verdicts.begin(self.burst.len());
-            if let Some(Some(view)) = self.views.get_mut(port.network.index()) {
+            if let Some(to) = self.burst.direct {
+                self.verdicts.as_mut_slice().fill(Verdict::Unicast(to));
+            } else if let Some(Some(view)) = self.views.get_mut(port.network.index()) {
                 view.forwarder.decide(now, port.id, self.burst.heads_mut(), &mut self.verdicts);
             }
             self.dispatcher.deliver(&self.topology, port, &mut self.burst, &self.verdicts);
