@@ -17,6 +17,9 @@ pub mod nd;
 pub mod packet;
 pub mod rewrite;
 
+#[cfg(test)]
+mod tests;
+
 pub use error::{Cause, Origin, error_frame};
 pub use fragment::fragments;
 pub use limit::ErrorLimit;

@@ -121,8 +121,7 @@ impl Neighbor {
             }
             Message::Solicitation => !self.source.is_multicast(),
             Message::Advertisement { solicited, .. } => {
-                let nobody = self.source.is_multicast() || self.source.is_unspecified();
-                !nobody && !(solicited && self.destination.is_multicast())
+                super::error::is_host(self.source.into()) && !(solicited && self.destination.is_multicast())
             }
         }
     }
