@@ -164,3 +164,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_udp_checksum_never_becomes_none() {
+    let whole = frame(ip("10.0.0.5"), ip("192.0.2.1"), 9, Kind::Udp, &noise(20));
+    let mut reached = false;
+    for port in 0..=u16::MAX {
+        let mut changed = whole.clone();
+        let mut packet = Packet::of_frame(&changed).expect("sound");
+        assert!(packet.set_source(&mut changed, ip("10.0.0.6"), Some(port)));
+        assert_ne!(changed[40..42], [0, 0], "port {port}");
+        reached |= changed[40..42] == [0xff, 0xff];
+        if port % 997 == 0 || changed[40..42] == [0xff, 0xff] {
+            assert!(checksums_hold(&changed).expect("readable"));
+        }
+    }
+    assert!(reached, "one port of all makes it zero");
+}
