@@ -5,10 +5,12 @@
 //! a worker: the gateway is a port of its network like any other, and what a mode's forwarder cannot decide from a
 //! head it sends there.
 
+mod budget;
 pub mod dhcp4;
 pub mod dhcp6;
 pub mod dns;
 pub mod outbox;
+mod packet6;
 pub mod ra;
 
 pub use outbox::{Handled, Outbox, Outgoing, SlowPath};
