@@ -486,7 +486,7 @@ proptest! {
             now += gap;
             let (port, solicit) = match asked {
                 Asked::ByAddress(port, host) => {
-                    let source = Ipv6Addr::from(0xfe80 << 112 | u128::from(host) + 0x100);
+                    let source = Ipv6Addr::from((0xfe80 << 112) + 0x100 + u128::from(host));
                     (ports[usize::from(port)], Solicit { source, ..Solicit::sound() })
                 }
                 Asked::ByNobody(port) => (ports[usize::from(port)], Solicit::unspecified()),
