@@ -114,7 +114,7 @@ fn networks_and_ports_come_change_and_go() {
     shell.weft("net add --may-exist -- lan uplink=eth0 mtu=9000").ok();
     assert_eq!(shell.weft("--json net add wan").json(), json!({}));
     shell.weft("net set lan mtu= ageing=60").ok();
-    shell.weft("net set lan mode=nat").failed(1, "delete and add it");
+    shell.weft("net set lan mode=nat").failed(1, "and add it again");
     shell.weft("net set none mtu=1500").failed(4, "there is no network 'none'");
 
     shell
@@ -176,7 +176,7 @@ fn networks_and_ports_come_change_and_go() {
 
     shell.weft("port set tap0 vlan= isolated=off").ok();
     shell.weft("port set tap0 antispoof=on").failed(1, "give mac= or ip= too");
-    shell.weft("port set tap0 queues=2").failed(1, "delete and add it");
+    shell.weft("port set tap0 queues=2").failed(1, "and add it again");
     shell.weft("port set none vlan=1").failed(4, "there is no port");
 
     shell.weft("net del lan").failed(1, "has ports");
@@ -316,7 +316,7 @@ fn what_can_be_seen_to_be_wrong_needs_no_daemon() {
     let run = |line: &str| run_in(&environment(), &Asked::default(), &line.split(' ').collect::<Vec<_>>());
     run("net add a/b").failed(1, "only letters");
     run("net add -- -lan").failed(1, "must not start with '-'");
-    run("net add lan mode=nat").failed(1, "mode nat is not in this version");
+    run("net add lan mode=nat").failed(1, "mode=nat needs the subnet");
     run("net add lan colour=red").failed(1, "no such key");
     run("net add sixteen-bytes-ab host-if=on").failed(1, "16 bytes");
     run("port add lan p tap:sixteen_bytes___").failed(1, "16 bytes");

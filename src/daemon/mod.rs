@@ -5,6 +5,7 @@
 //! kernel's link messages report. It never touches a frame.
 
 mod backend;
+mod gateways;
 mod links;
 mod lock;
 mod pinned;

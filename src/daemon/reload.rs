@@ -3,9 +3,11 @@
 use std::path::Path;
 
 use ctl::config::{Change, Model, diff};
+use ctl::model::LeaseKey;
 use ctl::protocol::Refusal;
 use tracing::{error, info};
 
+use super::gateways;
 use super::switch::Host;
 
 /// Does everything that a model says, on a switch without networks. Stops at the first refusal.
@@ -45,6 +47,12 @@ fn describe(change: &Change) -> String {
         Change::PortSet(name, _) => format!("set port {name}"),
         Change::NetAdd(spec) => format!("add network {}", spec.name),
         Change::PortAdd(spec) => format!("add port {}", spec.name),
+        Change::ForwardDel(spec) => format!("delete forward {spec}"),
+        Change::ForwardAdd(spec) => format!("add forward {spec}"),
+        Change::LeaseDel(spec) => format!("delete lease {spec} on {}", spec.network),
+        Change::LeaseAdd(spec) => format!("add lease {spec} on {}", spec.network),
+        Change::HostDel(record) => format!("delete host {record} on {}", record.network),
+        Change::HostAdd(record) => format!("add host {record} on {}", record.network),
     }
 }
 
@@ -56,5 +64,12 @@ fn apply(host: &Host, change: Change) -> Result<(), Refusal> {
         Change::PortSet(name, changes) => host.change_port(&name, |old| Ok(changes.apply(old)?)),
         Change::NetAdd(spec) => host.add_network(spec, true),
         Change::PortAdd(spec) => host.add_port(spec, true),
+        // What ctl has taken away already needs no taking away.
+        Change::ForwardDel(spec) => gateways::forward_del(host, &spec).map(drop),
+        Change::ForwardAdd(spec) => gateways::forward_add(host, &spec, true),
+        Change::LeaseDel(spec) => gateways::lease_del(host, &spec.network, LeaseKey::Mac(spec.mac)).map(drop),
+        Change::LeaseAdd(spec) => gateways::lease_add(host, &spec, true),
+        Change::HostDel(record) => gateways::record_del(host, &record).map(drop),
+        Change::HostAdd(record) => gateways::record_add(host, &record),
     }
 }

@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 
-use ctl::model::{NetworkChanges, NetworkSpec, PortChanges, PortSpec};
+use ctl::model::{ForwardSpec, LeaseKey, LeaseSpec, NetworkChanges, NetworkSpec, PortChanges, PortSpec};
 use ctl::protocol::{
-    FdbEntry, Network as NetworkReport, NetworkDetail, Port as PortReport, PortCounters, PortDetail, Refusal,
-    Status, Worker,
+    FdbEntry, Forward, Lease, NatSessionList, Network as NetworkReport, NetworkDetail, Port as PortReport,
+    PortCounters, PortDetail, Refusal, Status, Worker,
 };
 use ctl::server::Switch;
 use switch_core::fdb::FdbAccess;
 use switch_core::{MacAddr, Vid};
 
 use super::backend::State;
+use super::gateways;
 use super::switch::{Everything, Host, Port, Purpose};
 
 fn network_report(state: &Everything, name: &str) -> Option<NetworkReport> {
@@ -35,7 +36,7 @@ fn network_report(state: &Everything, name: &str) -> Option<NetworkReport> {
         state: if broken.is_empty() { "up" } else { "error" }.to_owned(),
         reason: (!broken.is_empty()).then(|| broken.join("; ")),
         mtu: state.mtu(name, None).0.into(),
-        uplink: spec.uplink.clone(),
+        uplink: spec.uplink_interface().map(str::to_owned),
         host_if: spec.host_if,
     })
 }
@@ -54,12 +55,10 @@ fn network_detail(state: &Everything, name: &str) -> Option<NetworkDetail> {
         mtu: report.mtu,
         uplink: report.uplink,
         host_if: report.host_if,
-        host_address: match network.spec.host_address {
-            ctl::model::HostAddress::Keep => "keep",
-            ctl::model::HostAddress::Move => "move",
-        }
-        .to_owned(),
+        host_address: network.spec.host_address.as_str().to_owned(),
         members: members.collect(),
+        keys: network.spec.words().into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+        resolved: None,
         ageing_s: usage.map(|_| network.spec.ageing_s.into()),
         fdb_max: usage.map(|(_, max)| max as u64),
         fdb_entries: usage.map(|(entries, _)| entries as u64),
@@ -85,6 +84,7 @@ fn port_detail(state: &Everything, name: &str, port: &Port) -> PortDetail {
         vlan: spec.and_then(|s| s.vlan).map(|v| v.get().into()),
         isolated: spec.is_some_and(|s| s.isolated),
         antispoof: spec.is_some_and(|s| s.antispoof),
+        routes: spec.map(|s| s.routes.iter().map(ToString::to_string).collect()).unwrap_or_default(),
         rate: spec.and_then(|s| s.rate).map(|r| r.to_string()),
         ..PortDetail::default()
     };
@@ -260,6 +260,34 @@ impl Switch for Host {
     fn fdb_flush(&self, network: &str) -> Result<(), Refusal> {
         fdb_of(&self.lock(), network)?.flush();
         Ok(())
+    }
+
+    fn lease_list(&self, network: Option<&str>) -> Result<Vec<Lease>, Refusal> {
+        gateways::lease_list(self, network)
+    }
+
+    fn lease_add(&self, spec: LeaseSpec, may_exist: bool) -> Result<(), Refusal> {
+        gateways::lease_add(self, &spec, may_exist)
+    }
+
+    fn lease_del(&self, network: &str, key: LeaseKey) -> Result<bool, Refusal> {
+        gateways::lease_del(self, network, key)
+    }
+
+    fn nat_sessions(&self, network: &str, limit: usize) -> Result<NatSessionList, Refusal> {
+        gateways::nat_sessions(self, network, limit)
+    }
+
+    fn forward_add(&self, spec: ForwardSpec, may_exist: bool) -> Result<(), Refusal> {
+        gateways::forward_add(self, &spec, may_exist)
+    }
+
+    fn forward_del(&self, spec: ForwardSpec) -> Result<bool, Refusal> {
+        gateways::forward_del(self, &spec)
+    }
+
+    fn forward_list(&self, network: Option<&str>) -> Result<Vec<Forward>, Refusal> {
+        gateways::forward_list(self, network)
     }
 }
 

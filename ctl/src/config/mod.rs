@@ -8,16 +8,32 @@
 //! network = "xenbr0"
 //! kind = "vhost-user:/run/weft/vif1.0.sock"
 //! mac = "00:16:3e:01:02:03"
+//!
+//! [network.virbr0]
+//! mode = "nat"
+//! subnet = "192.168.122.0/24"
+//! egress = "host"
+//! forward = ["tcp 8080 192.168.122.10:80"]
+//! lease = ["52:54:00:00:00:01 192.168.122.10 web"]
+//! host = ["printer 192.168.122.5"]
 //! ```
 //!
 //! A file is taken whole or not at all: nothing is returned when anything in it is wrong. Switches may be written as
-//! `"on"`, `"off"` or TOML's booleans, numbers with or without quotes, `ip` as a string or an array of strings.
+//! `"on"`, `"off"` or TOML's booleans, numbers with or without quotes, a
+//! list with commas as a string or an array of strings. `forward`, `lease` and `host` are always arrays.
 
 mod diff;
+mod taken;
+#[cfg(test)]
+mod tests;
+mod told;
 
 pub use diff::{Change, diff};
+pub use told::Told;
 
-use crate::model::{Claim, ModelError, NetworkDraft, NetworkSpec, PortDraft, PortSpec, one_line, shown};
+use taken::Taken;
+
+use crate::model::{ModelError, NetworkDraft, NetworkSpec, PortDraft, PortSpec, one_line, shown};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read;
@@ -36,6 +52,8 @@ pub struct Model {
     pub networks: BTreeMap<String, NetworkSpec>,
     /// The ports; each one's network is among `networks`.
     pub ports: BTreeMap<String, PortSpec>,
+    /// The lists of those networks that have any.
+    pub told: BTreeMap<String, Told>,
 }
 
 /// A configuration file was refused: one line, `FILE:LINE: REASON`.
@@ -77,8 +95,8 @@ pub fn load(path: &Path) -> Result<Model, ConfigError> {
 /// Checks the text of a file; `path` is only for messages.
 ///
 /// # Errors
-/// The text is not TOML; a table, key or value is not possible; a port names a network that is not there; or two
-/// things claim the same interface or socket.
+/// The text is not TOML; a table, key or value is not possible; a port names a network that is not there, or does not
+/// fit it; or two things take what only one can have.
 pub fn parse(path: &Path, text: &str) -> Result<Model, ConfigError> {
     let reader = Reader { path, text };
     let root = DeTable::parse(text).map_err(|e| ConfigError {
@@ -88,30 +106,29 @@ pub fn parse(path: &Path, text: &str) -> Result<Model, ConfigError> {
     })?;
 
     let mut model = Model::default();
-    let mut claims: BTreeMap<Claim, String> = BTreeMap::new();
-    let mut claim = |owner: String, wanted: Vec<Claim>, span: &Range<usize>| {
-        for claim in wanted {
-            if let Some(other) = claims.get(&claim) {
-                return Err(reader.error(span, format!("{owner}: {claim} is taken by {other} already")));
-            }
-            claims.insert(claim, owner.clone());
-        }
-        Ok(())
-    };
-
+    let mut taken = Taken::default();
     let root = root.into_inner();
     if let Some((key, _)) = root.iter().find(|(key, _)| !matches!(&**key.get_ref(), "network" | "port")) {
         let why = format!("{} is neither [network.NAME] nor [port.\"NAME\"]", shown(key.get_ref()));
         return Err(reader.error(&key.span(), why));
     }
     for (name, table) in reader.tables(&root, "network")? {
+        let at = |e: ModelError| reader.error(&name.span(), e.to_string());
         let spec = reader.network(name, table)?;
-        claim(format!("network {}", spec.name), spec.claims(), &name.span())?;
+        taken.network(&spec, &model.networks).map_err(at)?;
+        let told = reader.told(&spec, table, &mut taken)?;
+        if !told.is_empty() {
+            model.told.insert(spec.name.clone(), told);
+        }
         model.networks.insert(spec.name.clone(), spec);
     }
     for (name, table) in reader.tables(&root, "port")? {
+        let at = |e: ModelError| reader.error(&name.span(), e.to_string());
         let spec = reader.port(name, table, &model)?;
-        claim(format!("port {}", spec.name), spec.claims(), &name.span())?;
+        if let Some(network) = model.networks.get(&spec.network) {
+            spec.fits(network).map_err(at)?;
+            taken.port(&spec, network, &model.ports).map_err(at)?;
+        }
         model.ports.insert(spec.name.clone(), spec);
     }
     Ok(model)
@@ -158,11 +175,34 @@ impl Reader<'_> {
         let at = |span: Range<usize>| move |e: ModelError| self.error(&span, e.to_string());
         let mut draft = NetworkDraft::new(name.get_ref()).map_err(at(name.span()))?;
         let context = format!("network {}", name.get_ref());
-        for (key, value) in table {
+        for (key, value) in table.iter().filter(|(key, _)| !told::is_list(key.get_ref())) {
             let word = self.word(&context, key, value)?;
             draft.set(key.get_ref(), &word).map_err(|e| e.of(&context)).map_err(at(key.span()))?;
         }
         draft.build().map_err(at(name.span()))
+    }
+
+    /// The lists of a network's table, checked with the network.
+    fn told(
+        &self,
+        network: &NetworkSpec,
+        table: &DeTable<'_>,
+        taken: &mut Taken,
+    ) -> Result<Told, ConfigError> {
+        let mut told = Told::default();
+        for (key, value) in table.iter().filter(|(key, _)| told::is_list(key.get_ref())) {
+            let context = format!("network {}", network.name);
+            let items = value.get_ref().as_array().ok_or_else(|| self.not_a_word(&context, key, value))?;
+            for item in items.iter() {
+                let at = |e: ModelError| self.error(&item.span(), e.of(&context).to_string());
+                let text = item.get_ref().as_str().ok_or_else(|| self.not_a_word(&context, key, item))?;
+                told.push(network, key.get_ref(), text).map_err(at)?;
+                if let Some(forward) = told.forwards.last().filter(|_| key.get_ref() == "forward") {
+                    taken.forward(forward, network).map_err(at)?;
+                }
+            }
+        }
+        Ok(told)
     }
 
     fn port(&self, name: Name<'_, '_>, table: &DeTable<'_>, model: &Model) -> Result<PortSpec, ConfigError> {
@@ -222,126 +262,5 @@ impl Reader<'_> {
             value.get_ref().type_str()
         );
         self.error(&value.span(), why)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(text: &str) -> Result<Model, String> {
-        parse(Path::new("weft.toml"), text).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn the_manuals_example() {
-        let text = r#"
-[network.xenbr0]
-mode = "bridge"
-uplink = "eth0"
-host-if = true
-mtu = 9000
-
-[port."vif1.0"]
-network = "xenbr0"
-kind = "vhost-user:/run/weft/vif1.0.sock"
-mac = "00:16:3e:01:02:03"
-ip = ["10.0.0.2", "fd00::2"]
-isolated = "on"
-queues = "4"
-
-[port.tap0]
-network = "xenbr0"
-kind = "tap:tap0"
-"#;
-        let model = read(text).unwrap();
-        let network = &model.networks["xenbr0"];
-        assert_eq!(
-            (network.uplink.as_deref(), network.host_if, network.mtu),
-            (Some("eth0"), true, Some(9000))
-        );
-        let port = &model.ports["vif1.0"];
-        assert_eq!(
-            (port.network.as_str(), port.queues, port.ip.len(), port.isolated),
-            ("xenbr0", 4, 2, true)
-        );
-        assert_eq!(model.ports.len(), 2);
-        assert_eq!(read("").unwrap(), Model::default());
-    }
-
-    #[test]
-    fn what_is_refused_and_on_which_line() {
-        let net = "[network.lan]\n";
-        for (text, line, why) in [
-            ("x = 1", 1, "neither [network.NAME]"),
-            ("\n[networks.lan]", 2, "'networks' is neither"),
-            ("\n\n[network\n", 3, ""),
-            ("network = 1", 1, "as tables"),
-            ("[network]\nlan = 1", 2, "as tables"),
-            ("[[network]]\n", 1, "as tables"),
-            ("[network.\"a b\"]", 1, "only letters"),
-            ("[network.lan]\nmtu = 1500\ncolour = \"red\"", 3, "no such key"),
-            ("[network.lan]\nmtu = 1500\nmtu = 1500", 3, "duplicate key"),
-            ("[network.lan]\nmtu = 9", 2, "from 68 to 65535"),
-            ("[network.lan]\nmtu = 0x5dc", 2, "type integer is not possible"),
-            ("[network.lan]\nmtu = 1500.0", 2, "type float is not possible"),
-            ("[network.lan]\nmtu = []", 2, "type array is not possible"),
-            ("[network.lan]\nmtu = [1]", 2, "type array is not possible"),
-            ("[network.lan]\n[network.lan.x]\na=1", 2, "type table is not possible"),
-            ("[network.lan]\nmode = \"nat\"", 2, "mode nat is not in this version"),
-            ("[network.lan]\nsubnet = \"10.0.0.0/8\"", 2, "subnet= is not in this version"),
-            ("[network.sixteen-bytes-ab]\nhost-if = true", 1, "16 bytes"),
-            (&*format!("{net}[port.p]\nkind = \"tap\""), 2, "network is missing"),
-            (&*format!("{net}[port.p]\nnetwork = \"lan\""), 2, "kind is missing"),
-            (&*format!("{net}[port.p]\nkind = \"tap\"\nnetwork = \"wan\""), 4, "there is no network 'wan'"),
-            (&*format!("{net}[port.p]\nnetwork = \"lan\"\nkind = \"vhost-user:a\""), 4, "not absolute"),
-            (
-                &*format!("{net}[port.p]\nnetwork = \"lan\"\nkind = \"tap\"\nrole = \"server\""),
-                2,
-                "does not go with",
-            ),
-            (&*format!("{net}[port.p]\nnetwork = \"lan\"\nkind = \"tap\"\nvlan = 0"), 5, "from 1 to 4094"),
-            (&*format!("{net}[port.p]\nnetwork = \"lan\"\nkind = \"tap\"\nuplink = \"x\""), 5, "no such key"),
-        ] {
-            let message = read(text).unwrap_err();
-            assert!(message.starts_with(&format!("weft.toml:{line}: ")), "{text:?}: {message}");
-            assert!(message.contains(why) && !message.contains('\n'), "{text:?}: {message}");
-        }
-    }
-
-    #[test]
-    fn nothing_is_claimed_twice() {
-        let port = |name: &str, kind: &str| format!("[port.{name}]\nnetwork = \"lan\"\nkind = \"{kind}\"\n");
-        for (text, why) in [
-            (
-                port("a", "tap:t") + &port("b", "netdev:t"),
-                "weft.toml:4: port b: interface t is taken by port a",
-            ),
-            (port("a", "vhost-user:/s") + &port("b", "vhost-user:/s"), "socket /s is taken by port a"),
-            (port("a", "tap:lan"), "interface lan is taken by network lan"),
-            (port("a", "netdev:eth0"), "interface eth0 is taken by network lan"),
-            ("[network.wan]\nuplink = \"eth0\"".to_owned(), "interface eth0 is taken by network lan"),
-        ] {
-            let text = text + "\n[network.lan]\nhost-if = \"on\"\nuplink = \"eth0\"\n";
-            let message = read(&text).unwrap_err();
-            assert!(message.contains(why), "{message}");
-        }
-    }
-
-    #[test]
-    fn files_that_cannot_be_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let message = load(&dir.path().join("none.toml")).unwrap_err().to_string();
-        assert!(message.contains("none.toml: cannot read the configuration"), "{message}");
-        let binary = dir.path().join("binary.toml");
-        std::fs::write(&binary, [0xff, 0xfe]).unwrap();
-        assert!(load(&binary).unwrap_err().to_string().contains("cannot read"));
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn no_text_panics(text in "(\\[(network|port)\\.[a-z\"]{1,3}\\]\n([a-z]{1,7} = [\\PC\n]{0,8}\n){0,3}){0,4}") {
-            let _ = read(&text);
-        }
     }
 }

@@ -3,33 +3,20 @@
 
 use super::ModelError;
 
-/// What an entry is about (`key`, `kind`, or the key whose value it is), and the word.
-const LATER: &[(&str, &str)] = &[
-    ("mode", "routed"),
-    ("mode", "nat"),
-    ("mode", "internal"),
-    ("kind", "stream"),
-    ("key", "subnet"),
-    ("key", "subnet6"),
-    ("key", "gateway"),
-    ("key", "dhcp"),
-    ("key", "dns"),
-    ("key", "domain"),
-    ("key", "egress"),
-    ("key", "address"),
-    ("key", "next-hop"),
-    ("host-address", "move"),
+/// What an entry is about (`kind`, or the key whose value it is), the word, and what is said of it.
+const LATER: &[(&str, &str, &str)] = &[
+    ("kind", "stream", "port kind stream is not in this version: take vhost-user, tap or netdev"),
+    ("egress", "user", EGRESS_USER),
 ];
+
+/// What is said of `egress=user`.
+pub(super) const EGRESS_USER: &str =
+    "egress=user is not in this version: say egress=host or egress=uplink:IFNAME";
 
 /// Refuses `word` (a `what`) when it waits for a later version.
 pub(super) fn check_now(what: &str, word: &str) -> Result<(), ModelError> {
-    if !LATER.contains(&(what, word)) {
-        return Ok(());
+    match LATER.iter().find(|(about, later, _)| (*about, *later) == (what, word)) {
+        Some((_, _, why)) => Err(ModelError::new(why)),
+        None => Ok(()),
     }
-    Err(ModelError::new(match what {
-        "mode" => format!("mode {word} is not in this version, only mode bridge is"),
-        "kind" => format!("port kind {word} is not in this version: take vhost-user, tap or netdev"),
-        "key" => format!("the key {word}= is not in this version: leave it out"),
-        _ => format!("{what}={word} is not in this version: leave it out"),
-    }))
 }

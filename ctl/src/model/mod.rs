@@ -7,18 +7,25 @@
 mod error;
 mod forward;
 mod later;
+mod lease;
 mod names;
 mod network;
 mod port;
 mod value;
+mod vif;
 mod words;
 
 pub use error::ModelError;
-pub use forward::{ForwardSpec, Protocol};
+pub use forward::{ForwardSpec, PortRun, Protocol};
+pub use lease::{HostRecord, LeaseKey, LeaseSpec};
 pub use names::{check_interface, check_name, check_socket_path};
-pub use network::{Dhcp, Egress, FDB_MAX_DEFAULT, HostAddress, Mode, NetworkDraft, NetworkSpec};
+pub use network::{
+    Dhcp, Egress, FDB_MAX_DEFAULT, Filtering, HostAddress, LEASE_TIME_S_DEFAULT, Mode, NetworkDraft,
+    NetworkSpec, QUOTA_DEFAULT, StaticRoute,
+};
 pub use port::{Kind, PortDraft, PortSpec, Role};
 pub use value::{MTU_DEFAULT, MTU_MAX, MTU_MIN, Rate, parse_mac, parse_vlan};
+pub use vif::VifSpec;
 pub use words::{Claim, NetworkChanges, PortChanges, split_words};
 
 pub(crate) use error::{one_line, shown};

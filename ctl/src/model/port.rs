@@ -3,7 +3,8 @@
 use super::later::check_now;
 use super::value::{MTU_MAX, MTU_MIN, parse_choice, parse_mac, parse_number, parse_switch, parse_vlan};
 use super::words::Claim;
-use super::{ModelError, Rate, check_interface, check_name, check_socket_path, shown};
+use super::{Mode, ModelError, NetworkSpec, Rate, check_interface, check_name, check_socket_path, shown};
+use ipnetwork::IpNetwork;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +12,9 @@ use switch_core::{MacAddr, Vid};
 
 const QUEUES_MAX: u16 = 16;
 const IPS_MAX: usize = 64;
+const ROUTES_MAX: usize = 64;
+/// The smallest MTU of an IPv6 link, in bytes (RFC 8200, 5).
+const MTU6_MIN: u16 = 1280;
 
 /// What is at the other end of a port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,6 +123,8 @@ pub struct PortSpec {
     pub mac: Option<MacAddr>,
     /// `ip=`: the guest's addresses.
     pub ip: Vec<IpAddr>,
+    /// `routes=`: prefixes without host bits that are reached through the guest; of routed networks.
+    pub routes: Vec<IpNetwork>,
     /// `mtu=`, 68 to 65535 bytes; `None` is the network's.
     pub mtu: Option<u16>,
     /// `vlan=`: the port is an access port of this VLAN.
@@ -158,12 +164,75 @@ impl PortSpec {
         push("queues", (self.queues != 1).then(|| self.queues.to_string()));
         push("mac", self.mac.map(|v| v.to_string()));
         push("ip", (!self.ip.is_empty()).then(|| join(&self.ip)));
+        push("routes", (!self.routes.is_empty()).then(|| join(&self.routes)));
         push("mtu", self.mtu.map(|v| v.to_string()));
         push("vlan", self.vlan.map(|v| v.to_string()));
         push("isolated", self.isolated.then(|| "on".to_owned()));
         push("antispoof", self.antispoof.then(|| "on".to_owned()));
         push("rate", self.rate.map(|v| v.to_string()));
         words
+    }
+
+    /// Checks it with its network.
+    ///
+    /// # Errors
+    /// A key does not go with the network's mode, or an address is none that a guest of this network can have; with the
+    /// port's name in front.
+    pub fn fits(&self, network: &NetworkSpec) -> Result<(), ModelError> {
+        self.check_in(network).map_err(|e| e.of(format_args!("port {}", self.name)))
+    }
+
+    fn check_in(&self, network: &NetworkSpec) -> Result<(), ModelError> {
+        let error = |why: String| Err(ModelError::new(why));
+        if let (Some(vlan), Mode::Routed | Mode::Nat) = (self.vlan, network.mode) {
+            return error(format!("vlan={vlan}: {}: it has no VLANs", network.described()));
+        }
+        if let (Some(route), Mode::Bridge | Mode::Nat | Mode::Internal) = (self.routes.first(), network.mode)
+        {
+            return error(format!("routes={route}: {}: only a routed one has them", network.described()));
+        }
+        if let (Some(mtu), Some(subnet)) = (self.mtu, network.subnet6)
+            && mtu < MTU6_MIN
+        {
+            return error(format!(
+                "mtu={mtu} is too small for {subnet}, the subnet6 of network {}: IPv6 needs {MTU6_MIN} bytes or more",
+                network.name
+            ));
+        }
+        for ip in &self.ip {
+            let gateway = match ip {
+                IpAddr::V4(ip) => network.gateway4() == Some(*ip),
+                IpAddr::V6(ip) => network.gateway6() == Some(*ip),
+            };
+            match (ip, network.mode) {
+                _ if gateway => error(format!("{ip} is the gateway of network {}", network.name)),
+                // Guests of a routed network may have any address: each is a subnet of its own.
+                (_, Mode::Bridge | Mode::Routed) => Ok(()),
+                (IpAddr::V4(ip), Mode::Nat | Mode::Internal) => network.check_guest4(*ip),
+                (IpAddr::V6(ip), Mode::Nat | Mode::Internal) => network.check_guest6(*ip),
+            }
+            .map_err(|e| e.of("ip="))?;
+        }
+        Ok(())
+    }
+
+    /// Why `self` and `other` cannot be on `network` together, if they cannot: where the switch itself forwards by
+    /// address, an address or prefix leads to one guest.
+    pub fn conflicts(&self, other: &Self, network: &NetworkSpec) -> Option<String> {
+        if network.mode == Mode::Bridge || self.network != other.network {
+            return None;
+        }
+        if let Some(ip) = self.ip.iter().find(|ip| other.ip.contains(ip)) {
+            return Some(format!(
+                "ip={ip} is port {}'s on network {}: give each its own",
+                other.name, network.name
+            ));
+        }
+        let route = self.routes.iter().find(|route| other.routes.contains(route))?;
+        Some(format!(
+            "routes={route} is port {}'s on network {}: give each its own",
+            other.name, network.name
+        ))
     }
 
     /// What this port takes of the host for itself; no other network or port may have it.
@@ -175,8 +244,8 @@ impl PortSpec {
     }
 }
 
-fn join(ips: &[IpAddr]) -> String {
-    ips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",")
+fn join(items: &[impl fmt::Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// A port while it is being described: each key is checked when it is set, their agreement by [`Self::build`].
@@ -204,6 +273,7 @@ impl PortDraft {
             queues: 1,
             mac: None,
             ip: Vec::new(),
+            routes: Vec::new(),
             mtu: None,
             vlan: None,
             isolated: false,
@@ -228,6 +298,7 @@ impl PortDraft {
         match key {
             "mac" => spec.mac = None,
             "ip" => spec.ip.clear(),
+            "routes" => spec.routes.clear(),
             "mtu" => spec.mtu = None,
             "vlan" => spec.vlan = None,
             "isolated" => spec.isolated = false,
@@ -251,6 +322,7 @@ impl PortDraft {
             }
             "mac" => spec.mac = Some(parse_mac(value)?),
             "ip" => spec.ip = parse_ips(value)?,
+            "routes" => spec.routes = parse_routes(value)?,
             "mtu" => spec.mtu = Some(parse_number(value, MTU_MIN..=MTU_MAX)?),
             "vlan" => spec.vlan = Some(parse_vlan(value)?),
             "isolated" => spec.isolated = parse_switch(value)?,
@@ -277,6 +349,12 @@ impl PortDraft {
         }
         if spec.antispoof && spec.mac.is_none() && spec.ip.is_empty() {
             return error("antispoof=on has nothing to hold the guest to: give mac= or ip= too".to_owned());
+        }
+        let reached = |route: &&IpNetwork| {
+            spec.mac.is_some() || spec.ip.iter().any(|ip| ip.is_ipv4() == route.is_ipv4())
+        };
+        if let Some(route) = spec.routes.iter().find(|route| !reached(route)) {
+            return error(format!("routes={route}: it is not said by which address: give ip= or mac= too"));
         }
         Ok(spec)
     }
@@ -308,6 +386,34 @@ fn parse_ips(value: &str) -> Result<Vec<IpAddr>, ModelError> {
     Ok(ips)
 }
 
+fn parse_routes(value: &str) -> Result<Vec<IpNetwork>, ModelError> {
+    let mut routes = Vec::new();
+    for text in value.split(',') {
+        let error = |why: &str| Err(ModelError::new(format!("{} {why}", shown(text))));
+        let route = text.contains('/').then(|| text.parse::<IpNetwork>().ok()).flatten();
+        let Some(route) = route else { return error("is not a prefix such as 10.8.0.0/16") };
+        let (network, prefix) = (route.network(), route.prefix());
+        if route.ip() != network {
+            return error(&format!("is an address in a prefix: the prefix is {network}/{prefix}"));
+        }
+        let reserved = match network {
+            IpAddr::V4(ip) => matches!(ip.octets(), [0 | 127 | 224.., ..]),
+            IpAddr::V6(ip) => ip.is_loopback() || ip.is_multicast() || ip.is_unicast_link_local(),
+        };
+        if prefix == 0 || reserved {
+            return error("is not a prefix that can be behind a guest");
+        }
+        if routes.contains(&route) {
+            return error("is given twice");
+        }
+        if routes.len() == ROUTES_MAX {
+            return error(&format!("is one too many, a port has at most {ROUTES_MAX} routes"));
+        }
+        routes.push(route);
+    }
+    Ok(routes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,6 +442,7 @@ mod tests {
             ("queues", "16"),
             ("mac", "00:16:3E:01:02:03"),
             ("ip", "10.0.0.2,fd00::2"),
+            ("routes", "10.8.0.0/16,fd08::/48"),
             ("mtu", "1400"),
             ("vlan", "100"),
             ("isolated", "on"),
@@ -390,6 +497,14 @@ mod tests {
             (tap, &[("antispoof", "on")], "give mac= or ip= too"),
             (tap, &[("rate", "fast")], "write it as 10Mb/s"),
             (tap, &[("uplink", "eth0")], "no such key"),
+            (tap, &[("routes", "10.8.0.0")], "not a prefix such as"),
+            (tap, &[("routes", "10.8.0.0/33")], "not a prefix such as"),
+            (tap, &[("routes", "10.8.0.1/16")], "the prefix is 10.8.0.0/16"),
+            (tap, &[("routes", "0.0.0.0/0")], "not a prefix that can be behind a guest"),
+            (tap, &[("routes", "ff00::/8")], "not a prefix that can be behind a guest"),
+            (tap, &[("routes", "10.8.0.0/16,10.8.0.0/16")], "given twice"),
+            (tap, &[("routes", "10.8.0.0/16")], "give ip= or mac= too"),
+            (tap, &[("routes", "fd08::/48"), ("ip", "10.0.0.2")], "give ip= or mac= too"),
         ] {
             let message = parse(kind, words).unwrap_err();
             assert!(message.contains(why), "{kind} {words:?}: {message}");
@@ -401,5 +516,69 @@ mod tests {
         assert!(PortSpec::from_words("net", "-p", tap, []).unwrap_err().to_string().starts_with("port name"));
         let many: Vec<_> = (0..65).map(|n| format!("10.0.1.{n}")).collect();
         assert!(parse(tap, &[("ip", &many.join(","))]).unwrap_err().contains("at most 64"));
+    }
+
+    #[test]
+    fn ports_and_their_networks() {
+        let network = |text: &str| {
+            NetworkSpec::from_words("lan", text.split(' ').filter_map(|word| word.split_once('='))).unwrap()
+        };
+        let bridge = network("mode=bridge");
+        let nat = network("mode=nat subnet=10.0.0.0/24 egress=host");
+        let nat6 = network("mode=nat subnet=10.0.0.0/24 subnet6=fd00::/64 egress=host");
+        let routed = network("mode=routed subnet=10.0.0.0/24 subnet6=fd00::/64");
+        let bare = network("mode=routed");
+        let internal = network("mode=internal subnet=10.0.0.0/24 dns=on");
+        let isle = network("mode=internal");
+        for (network, key, value, why) in [
+            (&bridge, "vlan", "7", None),
+            (&internal, "vlan", "7", None),
+            (&nat, "vlan", "7", Some("vlan=7: network lan is a nat network: it has no VLANs")),
+            (&routed, "vlan", "7", Some("vlan=7: network lan is a routed network: it has no VLANs")),
+            (&routed, "routes", "10.8.0.0/16", None),
+            (&bridge, "routes", "10.8.0.0/16", Some("network lan is a bridge: only a routed one has them")),
+            (&nat, "routes", "10.8.0.0/16", Some("only a routed one has them")),
+            (&isle, "routes", "10.8.0.0/16", Some("only a routed one has them")),
+            (&bridge, "ip", "192.0.2.1", None),
+            (&bare, "ip", "192.0.2.1", None),
+            (&isle, "ip", "192.0.2.1,fd00::7", None),
+            (&routed, "ip", "192.0.2.1,2001:db8::1", None),
+            (&routed, "ip", "10.0.0.1", Some("10.0.0.1 is the gateway of network lan")),
+            (&routed, "ip", "fd00::1", Some("fd00::1 is the gateway of network lan")),
+            (&nat, "ip", "10.0.0.2", None),
+            (&nat, "ip", "10.0.0.2,fe80::2", None),
+            (&nat, "ip", "10.0.0.1", Some("10.0.0.1 is the gateway of network lan")),
+            (&nat, "ip", "10.0.0.255", Some("which no host has")),
+            (&nat, "ip", "10.0.1.2", Some("10.0.1.2 is not in 10.0.0.0/24, the subnet of network lan")),
+            (&nat, "ip", "fd00::2", Some("needs a subnet6=, which network lan has not")),
+            (&nat6, "ip", "10.0.0.2,fd00::2", None),
+            (&nat6, "ip", "fd00:0:0:1::2", Some("is not in fd00::/64, the subnet6 of network lan")),
+            (&nat6, "ip", "fd00::", Some("which is every router's")),
+            (&nat6, "mtu", "1279", Some("IPv6 needs 1280 bytes or more")),
+            (&nat6, "mtu", "1280", None),
+            (&internal, "ip", "10.0.0.9", None),
+            (&internal, "ip", "10.0.0.1", Some("is the gateway")),
+            (&internal, "ip", "10.9.0.9", Some("is not in 10.0.0.0/24")),
+        ] {
+            let words = [(key, value), ("mac", "00:16:3e:00:00:01")];
+            let fits = PortSpec::from_words("lan", "vif1.0", "tap", words).unwrap().fits(network);
+            match why {
+                None => assert_eq!(fits, Ok(()), "{key}={value} on {network:?}"),
+                Some(why) => {
+                    let message = fits.unwrap_err().to_string();
+                    assert!(message.starts_with("port vif1.0: ") && message.contains(why), "{message}");
+                }
+            }
+        }
+
+        let port = |name: &str, words: [(&'static str, &'static str); 2]| {
+            PortSpec::from_words("lan", name, "tap", words).unwrap()
+        };
+        let a = port("a", [("ip", "192.0.2.1"), ("routes", "10.8.0.0/16")]);
+        let b = port("b", [("ip", "192.0.2.2,192.0.2.1"), ("vlan", "7")]);
+        let c = port("c", [("mac", "00:16:3e:00:00:01"), ("routes", "10.8.0.0/16")]);
+        assert!(a.conflicts(&b, &routed).unwrap().contains("ip=192.0.2.1 is port b's on network lan"));
+        assert!(a.conflicts(&c, &routed).unwrap().contains("routes=10.8.0.0/16 is port c's on network lan"));
+        assert_eq!((b.conflicts(&c, &routed), a.conflicts(&b, &bridge)), (None, None));
     }
 }

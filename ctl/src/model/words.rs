@@ -1,5 +1,6 @@
 //! `key=value` words: split, and as changes of what exists.
 
+use super::network::{FIXED, is_live, live_keys, takes};
 use super::{ModelError, NetworkDraft, NetworkSpec, PortDraft, PortSpec, shown};
 use std::fmt;
 use std::path::PathBuf;
@@ -7,12 +8,8 @@ use std::path::PathBuf;
 /// The most words that one network or port takes.
 const WORDS_MAX: usize = 64;
 
-/// Keys that change while the network forwards.
-const NETWORK_LIVE: &[&str] = &["uplink", "host-if", "mtu", "ageing", "fdb-max"];
-/// Keys that are fixed when a network is added.
-const NETWORK_FIXED: &[&str] = &["mode", "host-address"];
 /// Keys that change while the port forwards.
-const PORT_LIVE: &[&str] = &["mac", "ip", "mtu", "vlan", "isolated", "antispoof", "rate"];
+const PORT_LIVE: &[&str] = &["mac", "ip", "routes", "mtu", "vlan", "isolated", "antispoof", "rate"];
 /// Keys, and what is not a key but may be taken for one, that are fixed when a port is added.
 const PORT_FIXED: &[&str] = &["role", "queues", "kind", "network", "name"];
 
@@ -72,13 +69,17 @@ fn check_changes(
     }
     for (key, _) in words {
         if fixed.contains(key) {
-            return error(format!("{key}= cannot change while the {what} exists: delete and add it"));
+            return error(format!("{key}= cannot change while the {what} exists: {}", again(what)));
         }
         if !live.contains(key) {
             return error(format!("{}= cannot be set; keys that can: {}", shown(key), live.join(", ")));
         }
     }
     Ok(words.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
+}
+
+fn again(what: &str) -> String {
+    format!("delete the {what} and add it again")
 }
 
 /// Changes of keys of a network that exists; an empty value sets a key back to its default.
@@ -93,11 +94,8 @@ impl NetworkChanges {
     /// # Errors
     /// There is nothing to change, a key cannot change while the network exists, or a value is not possible.
     pub fn from_words(name: &str, words: &[(&str, &str)]) -> Result<Self, ModelError> {
-        // Refused as what they are, rather than as keys that do not change.
-        for (key, _) in words {
-            super::later::check_now("key", key).map_err(|e| e.of(format_args!("network {}", shown(name))))?;
-        }
-        let words = check_changes(words, NETWORK_LIVE, NETWORK_FIXED, "network", name)?;
+        let live: Vec<_> = live_keys().collect();
+        let words = check_changes(words, &live, FIXED, "network", name)?;
         let changes = Self { words };
         changes.edit(&mut NetworkDraft::new(name)?).map_err(|e| e.of(format_args!("network {name}")))?;
         Ok(changes)
@@ -106,8 +104,18 @@ impl NetworkChanges {
     /// The network with these changes made, checked whole.
     ///
     /// # Errors
-    /// The keys do not agree with each other any more.
+    /// A key does not change while a network of this mode exists, or the keys do not agree with each other any more.
     pub fn apply(&self, spec: &NetworkSpec) -> Result<NetworkSpec, ModelError> {
+        // A key that the mode does not take is refused as that, when the network is built.
+        let fixed = |key: &str| !is_live(key, spec.mode) && takes(key).contains(&spec.mode);
+        if let Some(key) = self.keys().find(|key| fixed(key)) {
+            return Err(ModelError::new(format!(
+                "{}: {key}= of a {} network cannot change while it exists: {}",
+                spec.what(),
+                spec.mode.as_str(),
+                again("network")
+            )));
+        }
         let mut draft = NetworkDraft::from(spec.clone());
         self.edit(&mut draft)?;
         draft.build()
@@ -127,7 +135,8 @@ impl NetworkChanges {
 
     /// What turns `old` into `new`, or `None` when a fixed key differs (or nothing does: then it is empty).
     pub(crate) fn between(old: &NetworkSpec, new: &NetworkSpec) -> Option<Self> {
-        changed_words(&old.words(), &new.words(), NETWORK_LIVE).map(|words| Self { words })
+        let live = |key: &str| old.mode == new.mode && is_live(key, old.mode);
+        changed_words(&old.words(), &new.words(), live).map(|words| Self { words })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -184,7 +193,7 @@ impl PortChanges {
         if old.network != new.network || old.kind != new.kind {
             return None;
         }
-        changed_words(&old.words(), &new.words(), PORT_LIVE).map(|words| Self { words })
+        changed_words(&old.words(), &new.words(), |key| PORT_LIVE.contains(&key)).map(|words| Self { words })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -193,11 +202,15 @@ impl PortChanges {
 }
 
 /// The words that differ, with an empty value for those that are gone; `None` if one of them is not `live`.
-fn changed_words(old: &[(&str, String)], new: &[(&str, String)], live: &[&str]) -> Option<Vec<Word>> {
+fn changed_words(
+    old: &[(&str, String)],
+    new: &[(&str, String)],
+    live: impl Fn(&str) -> bool,
+) -> Option<Vec<Word>> {
     let gone = old.iter().filter(|(key, _)| !new.iter().any(|(k, _)| k == key)).map(|(key, _)| (*key, ""));
     let set = new.iter().filter(|word| !old.contains(word)).map(|(key, value)| (*key, &**value));
     let words: Vec<_> = gone.chain(set).collect();
-    let all_live = words.iter().all(|(key, _)| live.contains(key));
+    let all_live = words.iter().all(|(key, _)| live(key));
     all_live.then(|| words.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
 }
 
@@ -229,9 +242,9 @@ mod tests {
         assert_eq!(changes.keys().collect::<Vec<_>>(), ["mtu", "ageing", "host-if"]);
         for (words, why) in [
             (&[][..], "nothing to set"),
-            (&[("mode", "bridge")], "delete and add it"),
-            (&[("host-address", "keep")], "delete and add it"),
-            (&[("dhcp", "off")], "not in this version"),
+            (&[("mode", "bridge")], "delete the network and add it again"),
+            (&[("host-address", "keep")], "delete the network and add it again"),
+            (&[("dhcp", "off")], "delete the network and add it again"),
             (&[("colour", "red")], "cannot be set; keys that can: uplink, host-if"),
             (&[("mtu", "1")], "from 68 to 65535"),
         ] {
@@ -257,7 +270,7 @@ mod tests {
         assert!(refused.contains("antispoof=on has nothing"), "{refused}");
         for key in ["role", "queues", "kind", "network", "name"] {
             let message = PortChanges::from_words("p", &[(key, "1")]).unwrap_err().to_string();
-            assert!(message.contains("delete and add it"), "{message}");
+            assert!(message.contains("delete the port and add it again"), "{message}");
         }
         for (words, why) in [
             (&[][..], "nothing to set"),

@@ -89,6 +89,11 @@ pub struct NetworkDetail {
     pub host_address: String,
     /// The names of its ports.
     pub members: Vec<String>,
+    /// What was said of it: the keys and values that make an equal network.
+    pub keys: BTreeMap<String, String>,
+    /// Of a network that is routed, nat or internal: what holds for it, said or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<Resolved>,
     /// Of a bridge: the ageing time, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ageing_s: Option<u64>,
@@ -98,6 +103,67 @@ pub struct NetworkDetail {
     /// Of a bridge: how many addresses its FDB holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fdb_entries: Option<u64>,
+}
+
+/// What holds for a network's gateway and its way out, whoever said it: an operator, a default, or the outside. What
+/// does not apply to a network, or is not known yet, is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+pub struct Resolved {
+    /// The IPv4 address of the switch's own station.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<String>,
+    /// Its IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<String>,
+    /// Its link address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_mac: Option<String>,
+    /// The addresses that are given by DHCP, START-END.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dhcp: Option<String>,
+    /// How long a lease lasts, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_time_s: Option<u64>,
+    /// Addresses that somebody has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leases_used: Option<u64>,
+    /// Addresses that nobody has, and that are kept for nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leases_free: Option<u64>,
+    /// The gateway answers DNS.
+    pub dns: bool,
+    /// The name servers that it asks, or that guests are told to ask when it does not answer.
+    pub dns_servers: Vec<String>,
+    /// host or uplink:IFNAME.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<String>,
+    /// Our own address on the uplink, with its prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Our own IPv6 address on the uplink, with its prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<String>,
+    /// The router behind the uplink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop: Option<String>,
+    /// The IPv6 router behind the uplink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop6: Option<String>,
+    /// The interface that the host has on the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_interface: Option<String>,
+    /// Whether the host forwards IPv4 packets, of networks whose way out is the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwarding: Option<bool>,
+    /// Translations that it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sessions: Option<u64>,
+    /// Translations that one guest may have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<u64>,
+    /// How many port forwards there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forwards: Option<u64>,
 }
 
 /// A port in a list.
@@ -167,6 +233,9 @@ pub struct PortDetail {
     pub isolated: bool,
     /// It sends only as its own addresses.
     pub antispoof: bool,
+    /// Prefixes that are reached through the guest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<String>,
     /// The limit on what the guest sends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<String>,
@@ -221,7 +290,7 @@ pub struct FdbEntry {
     pub r#static: bool,
 }
 
-/// An address that a network has given by DHCP.
+/// An address that a network has given by DHCP, or keeps for a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 pub struct Lease {
     /// The network.
@@ -230,10 +299,14 @@ pub struct Lease {
     pub mac: String,
     /// The address.
     pub ip: String,
-    /// The name that the guest gave itself.
+    /// The name that the guest gave itself, or was given; may be empty.
     pub hostname: String,
-    /// Until it ends, in seconds.
+    /// Until it ends, in seconds; 0 when nobody has it.
     pub expires_s: u64,
+    /// bound (a guest has it) or reserved (it is kept for one that does not have it now).
+    pub state: String,
+    /// It is kept for this guest.
+    pub r#static: bool,
 }
 
 /// A translation that a network holds.
@@ -260,9 +333,9 @@ pub struct Forward {
     pub network: String,
     /// tcp or udp.
     pub proto: String,
-    /// `[ADDR:]PORT`.
+    /// `[ADDR:]PORT`, or with a range or a list of ports.
     pub listen: String,
-    /// `ADDR:PORT`.
+    /// `ADDR:PORT`, or with as many ports.
     pub target: String,
 }
 
@@ -330,6 +403,13 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// The network is not of a kind, or not set up, to have `what`.
+    pub fn has_no(network: &crate::model::NetworkSpec, what: &str) -> Self {
+        Self::refused(format!("{}: it has no {what}", network.described()))
+    }
+}
+
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)
@@ -380,8 +460,20 @@ replies! {
     FdbEntries { entries: Vec<FdbEntry> }
     /// Reply of `LeaseList`.
     Leases { leases: Vec<Lease> }
-    /// Reply of `NatSessions`.
-    NatSessionList { sessions: Vec<NatSession> }
     /// Reply of `ForwardList`.
     Forwards { forwards: Vec<Forward> }
 }
+
+/// Reply of `NatSessions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub struct NatSessionList {
+    /// At most as many as were asked for.
+    pub sessions: Vec<NatSession>,
+    /// How many there are.
+    pub total: u64,
+}
+
+/// How many sessions `NatSessions` tells when no limit is given.
+pub const SESSIONS_DEFAULT: u64 = 65_536;
+/// The most sessions that one reply tells: some 200 MB, which a client still takes.
+pub const SESSIONS_MAX: u64 = 1_000_000;

@@ -6,11 +6,13 @@
 #![allow(missing_docs, unreachable_pub)]
 
 use super::Switch;
-use crate::model::{ForwardSpec, NetworkChanges, NetworkSpec, PortChanges, PortSpec, parse_mac};
+use crate::model::{
+    ForwardSpec, LeaseKey, LeaseSpec, NetworkChanges, NetworkSpec, PortChanges, PortSpec, parse_mac,
+};
 use crate::protocol::{
     Counters, Error, FdbEntries, FdbEntry, Forward, Forwards, Lease, Leases, NatSession, NatSessionList,
     Network, NetworkDetail, Networks, OneNetwork, OnePort, Port, PortCounters, PortDetail, Ports, Refusal,
-    RefusalKind, Ring, Status, Worker,
+    RefusalKind, Resolved, Ring, SESSIONS_DEFAULT, SESSIONS_MAX, Status, Worker,
 };
 use futures_util::Stream;
 use futures_util::stream;
@@ -77,7 +79,7 @@ fn address(mac: &str, vlan: Option<u64>) -> Result<(MacAddr, Option<Vid>), Refus
 /// Control of a virtual switch. Words and values are those of the command line.
 #[zlink::service(
     interface = "io.weft.Switch",
-    types = [Worker, Network, NetworkDetail, Port, PortDetail, Ring, PortCounters, FdbEntry, Lease, NatSession, Forward],
+    types = [Worker, Network, NetworkDetail, Resolved, Port, PortDetail, Ring, PortCounters, FdbEntry, Lease, NatSession, Forward],
     vendor = "Weft",
     product = "weft",
     version = env!("CARGO_PKG_VERSION"),
@@ -225,17 +227,40 @@ impl Service {
         Ok(self.switch.fdb_flush(&network)?)
     }
 
-    /// The DHCP leases of a network, or of all.
+    /// The DHCP leases and reservations of a network, or of all.
     async fn lease_list(&self, network: Option<String>) -> Result<Leases, Error> {
         Ok(Leases { leases: self.switch.lease_list(network.as_deref())? })
     }
 
-    /// The translations that a network holds.
-    async fn nat_sessions(&self, network: String) -> Result<NatSessionList, Error> {
-        Ok(NatSessionList { sessions: self.switch.nat_sessions(&network)? })
+    /// Keeps an address for a guest, and a name if one is given.
+    async fn lease_add(
+        &self,
+        network: String,
+        mac: String,
+        ip: String,
+        hostname: Option<String>,
+        may_exist: Option<bool>,
+    ) -> Result<(), Error> {
+        let spec = LeaseSpec::from_words(&network, &mac, &ip, hostname.as_deref()).map_err(Refusal::from)?;
+        Ok(self.switch.lease_add(spec, may_exist == Some(true))?)
     }
 
-    /// Makes a port forward.
+    /// Ends the lease and forgets the reservation of a guest or an address: `which` is a MAC or an IP address.
+    async fn lease_del(&self, network: String, which: String, if_exists: Option<bool>) -> Result<(), Error> {
+        let key = LeaseKey::parse(&which).map_err(Refusal::from)?;
+        if_there(self.switch.lease_del(&network, key), if_exists, || {
+            format!("network {network} has no lease of {key}: see weft lease list")
+        })
+    }
+
+    /// The translations that a network holds, at most `limit` of them (65536 when not given, 1000000 at most), and how
+    /// many there are.
+    async fn nat_sessions(&self, network: String, limit: Option<u64>) -> Result<NatSessionList, Error> {
+        let limit = limit.unwrap_or(SESSIONS_DEFAULT).min(SESSIONS_MAX);
+        Ok(self.switch.nat_sessions(&network, usize::try_from(limit).unwrap_or(usize::MAX))?)
+    }
+
+    /// Makes a port forward: `listen` is [ADDR:]PORT, `target` ADDR:PORT, both may have a range or a list of ports.
     async fn forward_add(
         &self,
         network: String,

@@ -1,9 +1,9 @@
 //! What the ctl server needs of a switch.
 
-use crate::model::{ForwardSpec, NetworkChanges, NetworkSpec, PortChanges, PortSpec};
+use crate::model::{ForwardSpec, LeaseKey, LeaseSpec, NetworkChanges, NetworkSpec, PortChanges, PortSpec};
 use crate::protocol::{
-    FdbEntry, Forward, Lease, NatSession, Network, NetworkDetail, Port, PortCounters, PortDetail, Refusal,
-    Status,
+    FdbEntry, Forward, Lease, NatSessionList, Network, NetworkDetail, Port, PortCounters, PortDetail,
+    Refusal, Status,
 };
 use switch_core::{MacAddr, Vid};
 
@@ -69,33 +69,29 @@ pub trait Switch {
     /// Forgets every learned address of a network.
     fn fdb_flush(&self, network: &str) -> Result<(), Refusal>;
 
-    /// The leases of a network, or of all. Without DHCP: refused for a network, none for all.
-    fn lease_list(&self, network: Option<&str>) -> Result<Vec<Lease>, Refusal> {
-        network.map_or(Ok(Vec::new()), |name| Err(has_no(&self.net_show(name)?, "leases")))
-    }
+    /// The leases and reservations of a network, or of all, by network and address. Without DHCP: refused for a network,
+    /// none for all.
+    fn lease_list(&self, network: Option<&str>) -> Result<Vec<Lease>, Refusal>;
 
-    /// The translations of a network. Without translation: refused.
-    fn nat_sessions(&self, network: &str) -> Result<Vec<NatSession>, Refusal> {
-        Err(has_no(&self.net_show(network)?, "address translation"))
-    }
+    /// Keeps an address for a guest, checked with [`LeaseSpec::fits`] and [`LeaseSpec::conflicts`]. When there is a
+    /// reservation of that MAC: as for [`Self::net_add`]. A guest that has another address now gets this one when it
+    /// renews its lease. Refused while another guest has the address.
+    fn lease_add(&self, spec: LeaseSpec, may_exist: bool) -> Result<(), Refusal>;
 
-    /// Makes a forward; when it is there, as for [`Self::net_add`]. Without translation: refused.
-    fn forward_add(&self, spec: ForwardSpec, _may_exist: bool) -> Result<(), Refusal> {
-        Err(has_no(&self.net_show(&spec.network)?, "port forwards"))
-    }
+    /// Ends the lease and forgets the reservation of a guest or an address; `false` when there was neither.
+    fn lease_del(&self, network: &str, key: LeaseKey) -> Result<bool, Refusal>;
 
-    /// Deletes a forward; `false` when it was not there. Without translation: refused.
-    fn forward_del(&self, spec: ForwardSpec) -> Result<bool, Refusal> {
-        Err(has_no(&self.net_show(&spec.network)?, "port forwards"))
-    }
+    /// The translations of a network, at most `limit`, and how many there are. Without translation: refused.
+    fn nat_sessions(&self, network: &str, limit: usize) -> Result<NatSessionList, Refusal>;
 
-    /// The forwards of a network, or of all. Without translation: refused for a network, none for all.
-    fn forward_list(&self, network: Option<&str>) -> Result<Vec<Forward>, Refusal> {
-        network.map_or(Ok(Vec::new()), |name| Err(has_no(&self.net_show(name)?, "port forwards")))
-    }
-}
+    /// Makes a forward, checked with [`ForwardSpec::fits`] and [`ForwardSpec::conflicts`]; when it is there, as for
+    /// [`Self::net_add`]. Without translation: refused.
+    fn forward_add(&self, spec: ForwardSpec, may_exist: bool) -> Result<(), Refusal>;
 
-fn has_no(network: &NetworkDetail, what: &str) -> Refusal {
-    let article = if network.mode == "internal" { "an" } else { "a" };
-    Refusal::refused(format!("network {} is {article} {}: it has no {what}", network.name, network.mode))
+    /// Deletes a forward, the whole of what one `forward_add` made; `false` when it was not there. Without translation:
+    /// refused.
+    fn forward_del(&self, spec: ForwardSpec) -> Result<bool, Refusal>;
+
+    /// The forwards of a network, or of all, by network. Without translation: refused for a network, none for all.
+    fn forward_list(&self, network: Option<&str>) -> Result<Vec<Forward>, Refusal>;
 }

@@ -1,7 +1,9 @@
 //! A switch in memory behind a real ctl socket, on a thread of its own, for the tests of this crate.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
-use ctl::model::{Claim, NetworkChanges, NetworkSpec, PortChanges, PortSpec};
+use ctl::model::{
+    Claim, ForwardSpec, LeaseKey, LeaseSpec, Mode, NetworkChanges, NetworkSpec, PortChanges, PortSpec,
+};
 use ctl::protocol::*;
 use ctl::server::{ControlSocket, Limits, Switch, serve};
 use std::cell::RefCell;
@@ -20,6 +22,8 @@ pub struct Fake {
     networks: RefCell<BTreeMap<String, NetworkSpec>>,
     ports: RefCell<BTreeMap<String, PortSpec>>,
     fdb: RefCell<Fdb>,
+    leases: RefCell<Vec<LeaseSpec>>,
+    forwards: RefCell<Vec<ForwardSpec>>,
 }
 
 /// Showing the network of this name panics.
@@ -27,6 +31,9 @@ pub const PANIC: &str = "panic";
 
 /// An FDB of this many addresses is claimed for the network of this name.
 pub const HUGE: (&str, u64) = ("huge", 200_000);
+
+/// So many translations are claimed for every network that has them.
+pub const SESSIONS: u64 = 100_000;
 
 impl Fake {
     fn network(&self, name: &str) -> Result<NetworkSpec, Refusal> {
@@ -50,6 +57,29 @@ impl Fake {
         let ports = self.ports.borrow();
         ports.values().filter(|port| port.network == network).map(|port| port.name.clone()).collect()
     }
+}
+
+/// The entries of a network, or of all; refused for a network that can have none.
+fn entries<T: Clone>(
+    all: &[T],
+    network: Option<NetworkSpec>,
+    has: fn(&NetworkSpec) -> bool,
+    what: &str,
+    of: fn(&T) -> &str,
+) -> Result<Vec<T>, Refusal> {
+    match network {
+        Some(network) if !has(&network) => Err(Refusal::has_no(&network, what)),
+        Some(network) => Ok(all.iter().filter(|entry| of(entry) == network.name).cloned().collect()),
+        None => Ok(all.to_vec()),
+    }
+}
+
+fn has_leases(network: &NetworkSpec) -> bool {
+    network.dhcp_range().is_some()
+}
+
+fn has_forwards(network: &NetworkSpec) -> bool {
+    network.mode == Mode::Nat
 }
 
 fn describe(spec: &PortSpec) -> Port {
@@ -91,6 +121,9 @@ impl Switch for Fake {
             };
         }
         self.check_claims(&spec.claims())?;
+        if let Some(why) = self.networks.borrow().values().find_map(|other| spec.conflicts(other)) {
+            return Err(Refusal::refused(format!("network {}: {why}", spec.name)));
+        }
         self.networks.borrow_mut().insert(spec.name.clone(), spec);
         Ok(())
     }
@@ -119,7 +152,7 @@ impl Switch for Fake {
             state: "up".to_owned(),
             reason: None,
             mtu: spec.mtu.unwrap_or(1500).into(),
-            uplink: spec.uplink.clone(),
+            uplink: spec.uplink_interface().map(str::to_owned),
             host_if: spec.host_if,
         };
         networks.values().map(entry).collect()
@@ -129,6 +162,19 @@ impl Switch for Fake {
         assert_ne!(name, PANIC, "asked to");
         let spec = self.network(name)?;
         let members = self.members(name);
+        let uplink = spec.uplink_interface().map(str::to_owned);
+        let keys = spec.words().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let resolved = spec.has_gateway().then(|| Resolved {
+            gateway: spec.gateway4().map(|ip| ip.to_string()),
+            dhcp: spec.dhcp_range().map(|(first, last)| format!("{first}-{last}")),
+            dns: spec.dns_on(),
+            dns_servers: spec.dns_servers.iter().map(ToString::to_string).collect(),
+            egress: spec.egress.as_ref().map(ToString::to_string),
+            leases_used: has_leases(&spec).then_some(1),
+            leases_free: has_leases(&spec).then_some(2),
+            ..Resolved::default()
+        });
+        let switched = spec.mode != Mode::Routed;
         Ok(NetworkDetail {
             name: spec.name,
             mode: spec.mode.as_str().to_owned(),
@@ -136,18 +182,20 @@ impl Switch for Fake {
             state: "up".to_owned(),
             reason: None,
             mtu: spec.mtu.unwrap_or(1500).into(),
-            uplink: spec.uplink,
+            uplink,
             host_if: spec.host_if,
-            host_address: "keep".to_owned(),
+            host_address: spec.host_address.as_str().to_owned(),
             members,
-            ageing_s: Some(spec.ageing_s.into()),
-            fdb_max: Some(spec.fdb_max.into()),
-            fdb_entries: Some(0),
+            keys,
+            resolved,
+            ageing_s: switched.then_some(spec.ageing_s.into()),
+            fdb_max: switched.then_some(spec.fdb_max.into()),
+            fdb_entries: switched.then_some(0),
         })
     }
 
     fn port_add(&self, spec: PortSpec, may_exist: bool) -> Result<(), Refusal> {
-        self.network(&spec.network)?;
+        spec.fits(&self.network(&spec.network)?)?;
         if let Ok(there) = self.port(&spec.name) {
             return match may_exist && there == spec {
                 true => Ok(()),
@@ -196,6 +244,7 @@ impl Switch for Fake {
             vlan: spec.vlan.map(|vlan| vlan.get().into()),
             isolated: spec.isolated,
             antispoof: spec.antispoof,
+            routes: spec.routes.iter().map(ToString::to_string).collect(),
             rate: spec.rate.map(|rate| rate.to_string()),
             features: Some(vec!["VIRTIO_F_VERSION_1".to_owned()]),
             rings: Some(vec![Ring { index: 0, size: 256, state: "enabled".to_owned() }]),
@@ -270,6 +319,100 @@ impl Switch for Fake {
 
     fn fdb_flush(&self, network: &str) -> Result<(), Refusal> {
         self.network(network).map(drop)
+    }
+
+    fn lease_list(&self, network: Option<&str>) -> Result<Vec<Lease>, Refusal> {
+        let network = network.map(|name| self.network(name)).transpose()?;
+        let lease = |spec: LeaseSpec| Lease {
+            network: spec.network,
+            mac: spec.mac.to_string(),
+            ip: spec.ip.to_string(),
+            hostname: spec.hostname.unwrap_or_default(),
+            expires_s: 0,
+            state: "reserved".to_owned(),
+            r#static: true,
+        };
+        let leases = entries(&self.leases.borrow(), network, has_leases, "leases", |spec| &spec.network)?;
+        Ok(leases.into_iter().map(lease).collect())
+    }
+
+    fn lease_add(&self, spec: LeaseSpec, may_exist: bool) -> Result<(), Refusal> {
+        spec.fits(&self.network(&spec.network)?)?;
+        let mut leases = self.leases.borrow_mut();
+        if may_exist && leases.contains(&spec) {
+            return Ok(());
+        }
+        if let Some(why) = leases.iter().find_map(|other| spec.conflicts(other)) {
+            return Err(Refusal::refused(format!("lease of {}: {why}", spec.mac)));
+        }
+        leases.push(spec);
+        Ok(())
+    }
+
+    fn lease_del(&self, network: &str, key: LeaseKey) -> Result<bool, Refusal> {
+        let network = self.network(network)?;
+        if !has_leases(&network) {
+            return Err(Refusal::has_no(&network, "leases"));
+        }
+        let mut leases = self.leases.borrow_mut();
+        let before = leases.len();
+        leases.retain(|spec| match key {
+            _ if spec.network != network.name => true,
+            LeaseKey::Mac(mac) => spec.mac != mac,
+            LeaseKey::Ip(ip) => ip != spec.ip,
+        });
+        Ok(leases.len() < before)
+    }
+
+    fn nat_sessions(&self, network: &str, limit: usize) -> Result<NatSessionList, Refusal> {
+        let network = self.network(network)?;
+        if network.mode != Mode::Nat {
+            return Err(Refusal::has_no(&network, "address translation"));
+        }
+        let session = |n: u64| NatSession {
+            proto: "tcp".to_owned(),
+            inside: format!("192.168.122.10:{}", n % 60_000 + 1),
+            state: "established".to_owned(),
+            ..NatSession::default()
+        };
+        Ok(NatSessionList { sessions: (0..SESSIONS).take(limit).map(session).collect(), total: SESSIONS })
+    }
+
+    fn forward_add(&self, spec: ForwardSpec, may_exist: bool) -> Result<(), Refusal> {
+        spec.fits(&self.network(&spec.network)?)?;
+        let mut forwards = self.forwards.borrow_mut();
+        if may_exist && forwards.contains(&spec) {
+            return Ok(());
+        }
+        let clash = forwards.iter().find_map(|other| Some((spec.conflicts(other)?, other)));
+        if let Some((port, other)) = clash {
+            return Err(Refusal::refused(format!(
+                "forward {spec}: port {port} is listened on for {other} already"
+            )));
+        }
+        forwards.push(spec);
+        Ok(())
+    }
+
+    fn forward_del(&self, spec: ForwardSpec) -> Result<bool, Refusal> {
+        spec.fits(&self.network(&spec.network)?)?;
+        let mut forwards = self.forwards.borrow_mut();
+        let before = forwards.len();
+        forwards.retain(|there| *there != spec);
+        Ok(forwards.len() < before)
+    }
+
+    fn forward_list(&self, network: Option<&str>) -> Result<Vec<Forward>, Refusal> {
+        let network = network.map(|name| self.network(name)).transpose()?;
+        let forward = |spec: ForwardSpec| Forward {
+            proto: spec.protocol.as_str().to_owned(),
+            listen: spec.listen(),
+            target: spec.target(),
+            network: spec.network,
+        };
+        let forwards =
+            entries(&self.forwards.borrow(), network, has_forwards, "port forwards", |spec| &spec.network)?;
+        Ok(forwards.into_iter().map(forward).collect())
     }
 }
 
