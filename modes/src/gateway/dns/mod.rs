@@ -250,7 +250,7 @@ impl Dns {
             Found::Nothing { soa, exists } => {
                 self.counters.local += 1;
                 let code = if exists { ResponseCode::NoError } else { ResponseCode::NXDomain };
-                let sections = Sections { authorities: vec![soa], ..Sections::default() };
+                let sections = Sections { authorities: vec![*soa], ..Sections::default() };
                 self.answer(client, &request, code, true, sections);
             }
         }

@@ -69,7 +69,7 @@ pub(super) enum Found {
     /// Nothing: the name has other types (`exists`), or there is no such name.
     Nothing {
         /// Says so.
-        soa: Record,
+        soa: Box<Record>,
         /// There is such a name.
         exists: bool,
     },
@@ -392,7 +392,7 @@ fn at_apex(apex: Name, ttl: u32, kind: RecordType) -> Found {
 
 fn nothing(apex: Name, ttl: u32, exists: bool) -> Found {
     let data = soa(&apex, ttl);
-    Found::Nothing { soa: Record::from_rdata(apex, ttl, data), exists }
+    Found::Nothing { soa: Box::new(Record::from_rdata(apex, ttl, data)), exists }
 }
 
 fn soa(apex: &Name, ttl: u32) -> RData {

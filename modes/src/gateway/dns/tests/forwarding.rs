@@ -4,6 +4,9 @@ use super::*;
 
 const A: RecordType = RecordType::A;
 
+/// What the outside says to a question.
+type Say = Box<dyn Fn(&Message) -> Vec<u8>>;
+
 /// Asks by port 0 what is not in the cache, and answers for the outside.
 fn learn(
     dns: &mut Dns,
@@ -125,7 +128,7 @@ fn what_is_no_answer_to_the_question_is_a_failure() {
             message
         }
     };
-    let table: [(&str, Box<dyn Fn(&Message) -> Vec<u8>>); 7] = [
+    let table: [(&str, Say); 7] = [
         ("nothing", Box::new(|_| Vec::new())),
         ("a query", Box::new(change(2, 0x01))),
         ("another opcode", Box::new(change(2, 0xa8))),
