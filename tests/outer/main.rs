@@ -8,6 +8,7 @@ mod lifecycle;
 mod machine;
 mod restart;
 mod testpmd;
+mod xen;
 
 use std::process::ExitCode;
 
@@ -22,5 +23,6 @@ fn main() -> ExitCode {
     guests::register(&mut suite);
     testpmd::register(&mut suite);
     restart::register(&mut suite);
+    xen::register(&mut suite);
     suite.run()
 }
