@@ -3,18 +3,18 @@
 use super::network::{parse_domain, parse_label};
 use super::{ModelError, NetworkSpec, check_name, parse_mac, shown};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use switch_core::MacAddr;
 
-/// An address that is kept for one guest: `MAC IP [HOSTNAME]`.
+/// An address that is kept for one guest: `MAC IP [HOSTNAME]`. A guest may have one of each family.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseSpec {
     /// The network.
     pub network: String,
     /// Whom it is kept for.
     pub mac: MacAddr,
-    /// The address.
-    pub ip: Ipv4Addr,
+    /// The address, given by DHCP or DHCPv6.
+    pub ip: IpAddr,
     /// The name that the guest is told, and that the gateway's DNS answers for it; in small letters.
     pub hostname: Option<String>,
 }
@@ -34,7 +34,7 @@ impl LeaseSpec {
         let of = |e: ModelError| e.of(format_args!("lease on {network}"));
         let mac = parse_mac(mac).map_err(of)?;
         let ip =
-            ip.parse().map_err(|_| of(ModelError::new(format!("{} is not an IPv4 address", shown(ip)))))?;
+            ip.parse().map_err(|_| of(ModelError::new(format!("{} is not an IP address", shown(ip)))))?;
         let hostname = hostname.map(parse_label).transpose().map_err(of)?;
         Ok(Self { network: network.to_owned(), mac, ip, hostname })
     }
@@ -56,24 +56,40 @@ impl LeaseSpec {
     /// Checks it with its network.
     ///
     /// # Errors
-    /// The network gives no addresses by DHCP, or this one is not among those that its guests can have.
+    /// The network gives no addresses of this family, or this one is not among those that its guests can have.
     pub fn fits(&self, network: &NetworkSpec) -> Result<(), ModelError> {
         let of = |e: ModelError| e.of(format_args!("lease of {}", self.mac));
-        if network.dhcp_range().is_none() {
-            return Err(of(ModelError::new(format!("{}: it gives no leases", network.described()))));
+        match self.ip {
+            IpAddr::V4(_) if network.dhcp_range().is_none() => {
+                Err(ModelError::new(format!("{}: it gives no leases", network.described())))
+            }
+            IpAddr::V4(ip) => network.check_guest4(ip),
+            IpAddr::V6(_) if network.subnet6.is_none() => {
+                Err(ModelError::new(format!("{}: it gives no IPv6 leases", network.described())))
+            }
+            IpAddr::V6(ip) if ip.is_unicast_link_local() => {
+                Err(ModelError::new(format!("{ip} is link-local: guests make such addresses themselves")))
+            }
+            IpAddr::V6(ip) => network.check_guest6(ip),
         }
-        network.check_guest4(self.ip).map_err(of)
+        .map_err(of)
     }
 
-    /// Why both cannot be on one network, if they cannot: a guest has one address, an address and a name one guest.
+    /// Why both cannot be on one network, if they cannot: a guest has one address of a family, an address and a name have
+    /// one guest.
     pub fn conflicts(&self, other: &Self) -> Option<String> {
         let theirs = format!("of {} on network {}", other.mac, other.network);
+        let same_guest = self.mac == other.mac;
         let same_name = self.hostname.is_some() && self.hostname == other.hostname;
         match () {
             () if self.network != other.network => None,
-            () if self.mac == other.mac => Some(format!("{} is kept for {} already", other.ip, other.mac)),
+            () if same_guest && self.ip.is_ipv4() == other.ip.is_ipv4() => {
+                Some(format!("{} is kept for {} already", other.ip, other.mac))
+            }
             () if self.ip == other.ip => Some(format!("{} is the address {theirs} already", self.ip)),
-            () if same_name => Some(format!("{} is the name {theirs} already", self.hostname.as_deref()?)),
+            () if same_name && !same_guest => {
+                Some(format!("{} is the name {theirs} already", self.hostname.as_deref()?))
+            }
             () => None,
         }
     }
@@ -198,7 +214,7 @@ mod tests {
             ("52:54:00:00:00:01 10.0.0.1 a b", "not MAC IP [HOSTNAME]"),
             ("52:54:00:00:00 10.0.0.1", "not a MAC address"),
             ("ff:ff:ff:ff:ff:ff 10.0.0.1", "group address"),
-            ("52:54:00:00:00:01 fd00::1", "not an IPv4 address"),
+            ("52:54:00:00:00:01 fd00::g", "not an IP address"),
             ("52:54:00:00:00:01 10.0.0.1 a.b", "not a host's name"),
             ("52:54:00:00:00:01 10.0.0.1 -a", "not a host's name"),
         ] {
@@ -211,11 +227,18 @@ mod tests {
     fn what_a_network_cannot_lease() {
         let bridge = network(&[]);
         let internal = network(&[("mode", "internal"), ("subnet", "10.0.0.0/24")]);
+        let v6 = network(&[("mode", "internal"), ("subnet6", "fd00::/64")]);
+        assert_eq!(LeaseSpec::from_words("n", MAC, "fd00::2", None).unwrap().fits(&v6), Ok(()));
         for (network, ip, why) in [
             (&nat(), "192.168.123.10", "is not in 192.168.122.0/24, the subnet of network n"),
             (&nat(), "192.168.122.1", "is the gateway of network n"),
             (&nat(), "192.168.122.0", "which no host has"),
             (&nat(), "192.168.122.255", "which no host has"),
+            (&nat(), "fd00::2", "network n is a nat network: it gives no IPv6 leases"),
+            (&v6, "fd01::2", "is not in fd00::/64, the subnet6 of network n"),
+            (&v6, "fd00::1", "is the gateway of network n"),
+            (&v6, "fe80::1", "is link-local"),
+            (&v6, "10.0.0.9", "network n is an internal network: it gives no leases"),
             (&bridge, "10.0.0.1", "network n is a bridge: it gives no leases"),
             (&internal, "10.0.0.7", "network n is an internal network: it gives no leases"),
         ] {
@@ -237,6 +260,7 @@ mod tests {
             ("52:54:00:00:00:02 10.0.0.1", Some("10.0.0.1 is the address of 52:54:00:00:00:02")),
             ("52:54:00:00:00:02 10.0.0.2 web", Some("web is the name of 52:54:00:00:00:02")),
             ("52:54:00:00:00:02 10.0.0.2", None),
+            ("52:54:00:00:00:01 fd00::1 web", None),
         ] {
             let conflict = spec.conflicts(&lease(other));
             match why {

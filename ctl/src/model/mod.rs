@@ -20,8 +20,8 @@ pub use forward::{ForwardSpec, PortRun, Protocol};
 pub use lease::{HostRecord, LeaseKey, LeaseSpec};
 pub use names::{check_interface, check_name, check_socket_path};
 pub use network::{
-    Dhcp, Egress, FDB_MAX_DEFAULT, Filtering, HostAddress, LEASE_TIME_S_DEFAULT, Mode, NetworkDraft,
-    NetworkSpec, QUOTA_DEFAULT, StaticRoute,
+    DHCP_MAX, Dhcp, Egress, FDB_MAX_DEFAULT, Filtering, HostAddress, LEASE_TIME_S_DEFAULT, Mode,
+    NetworkDraft, NetworkSpec, QUOTA_DEFAULT, StaticRoute,
 };
 pub use port::{Kind, PortDraft, PortSpec, Role};
 pub use value::{MTU_DEFAULT, MTU_MAX, MTU_MIN, Rate, parse_mac, parse_vlan};

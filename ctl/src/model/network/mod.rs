@@ -33,6 +33,9 @@ pub const LEASE_TIME_S_DEFAULT: u32 = 3600;
 /// address has for each protocol, so that no guest, nor three together, can take all of them (RFC 6888, REQ-4).
 pub const QUOTA_DEFAULT: u32 = 16_384;
 
+/// The most addresses that a network gives by DHCP.
+pub const DHCP_MAX: u32 = 65_536;
+
 /// A network's forwarding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -93,7 +96,7 @@ impl HostAddress {
 pub enum Dhcp {
     /// None.
     Off,
-    /// From the first to the second, both included; the first is not above the second.
+    /// From the first to the second, both included, at most [`DHCP_MAX`]; the first is not above the second.
     Range(Ipv4Addr, Ipv4Addr),
 }
 
@@ -220,7 +223,7 @@ pub struct NetworkSpec {
     pub ip_forward: Option<bool>,
     /// `lease-time=`, 120 to 2,592,000 seconds.
     pub lease_time_s: u32,
-    /// `dns-servers=`, at most 8; empty are the host's.
+    /// `dns-servers=`, at most 4; empty are the host's.
     pub dns_servers: Vec<IpAddr>,
     /// `static-routes=`, at most 16.
     pub static_routes: Vec<StaticRoute>,

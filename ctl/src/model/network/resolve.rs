@@ -3,7 +3,7 @@
 //! The one place for defaults that depend on other keys: the daemon asks here and never looks at an optional key
 //! itself.
 
-use super::{Dhcp, Egress, HostAddress, Mode, NetworkSpec};
+use super::{DHCP_MAX, Dhcp, Egress, HostAddress, Mode, NetworkSpec};
 use crate::model::words::Claim;
 use crate::model::{MTU_DEFAULT, ModelError};
 use ipnetwork::{IpNetwork, Ipv4Network};
@@ -103,7 +103,7 @@ impl NetworkSpec {
     }
 
     /// The addresses that are given by DHCP, both included; `None` when none are. Without `dhcp=`, a `nat` network gives
-    /// all of its subnet's. The gateway's address may lie within and is never given.
+    /// all of its subnet's, or the first [`DHCP_MAX`]. The gateway's address may lie within and is never given.
     pub fn dhcp_range(&self) -> Option<(Ipv4Addr, Ipv4Addr)> {
         match (self.dhcp, self.mode) {
             (Some(Dhcp::Range(first, last)), _) => Some((first, last)),
@@ -111,11 +111,13 @@ impl NetworkSpec {
                 let (first, last) = hosts(self.subnet?);
                 let after = |ip: Ipv4Addr| u32::from(ip).saturating_add(1).into();
                 let before = |ip: Ipv4Addr| u32::from(ip).saturating_sub(1).into();
-                match self.gateway4() {
-                    Some(gateway) if gateway == first => Some((after(first), last)),
-                    Some(gateway) if gateway == last => Some((first, before(last))),
-                    _ => Some((first, last)),
-                }
+                let (first, last) = match self.gateway4() {
+                    Some(gateway) if gateway == first => (after(first), last),
+                    Some(gateway) if gateway == last => (first, before(last)),
+                    _ => (first, last),
+                };
+                let most = u32::from(first).saturating_add(DHCP_MAX - 1);
+                Some((first, last.min(most.into())))
             }
             _ => None,
         }

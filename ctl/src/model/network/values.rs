@@ -1,6 +1,6 @@
 //! Values of a network's keys: subnets, ranges, addresses, names.
 
-use super::{Dhcp, Egress, StaticRoute};
+use super::{DHCP_MAX, Dhcp, Egress, StaticRoute};
 use crate::model::{ModelError, check_interface, shown};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,7 +12,8 @@ const DOMAIN_MAX: usize = 253;
 const LABEL_MAX: usize = 63;
 /// The longest boot file name, in bytes: the `file` field of RFC 2131 less its NUL.
 const BOOT_FILE_MAX: usize = 127;
-const DNS_SERVERS_MAX: usize = 8;
+/// What fits into every message that tells guests of them.
+const DNS_SERVERS_MAX: usize = 4;
 const STATIC_ROUTES_MAX: usize = 16;
 
 fn error(text: &str, why: impl AsRef<str>) -> ModelError {
@@ -130,7 +131,12 @@ pub(super) fn parse_dhcp(value: &str) -> Result<Dhcp, ModelError> {
     }
     let range = value.split_once('-').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     match range {
-        Some((first, last)) if first <= last => Ok(Dhcp::Range(first, last)),
+        Some((first, last)) if first <= last => {
+            if u32::from(last) - u32::from(first) >= DHCP_MAX {
+                return Err(error(value, format!("has more than {DHCP_MAX} addresses, which is the most")));
+            }
+            Ok(Dhcp::Range(first, last))
+        }
         Some(_) => Err(error(value, "ends before it starts")),
         None => Err(error(value, "is neither 'off' nor a range such as 192.168.122.100-192.168.122.254")),
     }
