@@ -9,6 +9,7 @@ mod budget;
 pub mod dhcp4;
 pub mod dhcp6;
 pub mod dns;
+pub mod leases;
 pub mod outbox;
 mod packet6;
 pub mod ra;
