@@ -6,6 +6,7 @@
 //! head it sends there.
 
 mod budget;
+mod datagram;
 pub mod dhcp4;
 pub mod dhcp6;
 pub mod dns;
@@ -13,5 +14,12 @@ pub mod leases;
 pub mod outbox;
 mod packet6;
 pub mod ra;
+mod stack;
+pub mod station;
 
 pub use outbox::{Handled, Outbox, Outgoing, SlowPath};
+pub use stack::link_local;
+pub use station::{Clock, Gateway, LeaseWatch, Question, Services, Settings};
+
+#[cfg(test)]
+mod tests;

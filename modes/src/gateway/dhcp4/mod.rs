@@ -72,7 +72,8 @@ pub struct LeaseInfo {
 /// A change that others act on: routes, neighbours, names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseEvent {
-    /// The address is at this port, with this Ethernet address.
+    /// The address is at this port, with this Ethernet address. It is told again when the lease gets another name or
+    /// loses it.
     Assigned {
         /// The port.
         port: PortId,
@@ -290,14 +291,9 @@ impl Server {
         }
         self.pool.reserved.check(&reservation)?;
         if let Some(name) = &reservation.hostname
-            && let Some(holder) = self.pool.named(name).filter(|&holder| holder != ip)
+            && let Some(holder) = self.pool.named(name)
         {
-            // The name is the owner's now; a guest that called itself so has none until it finds another.
-            self.pool.update(holder, |slot| {
-                if let Hold::Leased(lease) = &mut slot.hold {
-                    lease.hostname = None;
-                }
-            });
+            self.unname(holder);
         }
         let owner = reservation.owner;
         let touched: Vec<_> =
@@ -306,6 +302,18 @@ impl Server {
         self.pool.change_reservations(&touched, |reserved| reserved.insert(reservation));
         self.find_port(owner, ip);
         Ok(())
+    }
+
+    /// A lease's name is somebody else's now: its guest has none until it finds another.
+    fn unname(&mut self, ip: Ipv4Addr) {
+        self.pool.update(ip, |slot| {
+            if let Hold::Leased(lease) = &mut slot.hold {
+                lease.hostname = None;
+            }
+        });
+        if let Some(&Lease { port: Some(port), mac, .. }) = self.pool.lease(ip) {
+            self.push_event(LeaseEvent::Assigned { port, ip, mac });
+        }
     }
 
     /// A lease that was loaded is where its owner is said to be.

@@ -328,13 +328,14 @@ impl Server {
         if !self.is_written(Change::Set(&record)) {
             return;
         }
-        let assigned = LeaseEvent::Assigned { port: asked.from, ip, mac: request.mac };
-        let moved = old.as_ref().is_none_or(|o| (o.port, o.mac) != (Some(asked.from), request.mac));
-        if moved {
-            if old.is_some_and(|o| o.port.is_some()) {
-                self.withdrawn(ip);
-            }
-            self.push_event(assigned);
+        let place = (Some(asked.from), request.mac);
+        let moved = old.as_ref().is_none_or(|old| (old.port, old.mac) != place);
+        let renamed = old.as_ref().is_none_or(|old| old.hostname != hostname);
+        if moved && old.is_some_and(|old| old.port.is_some()) {
+            self.withdrawn(ip);
+        }
+        if moved || renamed {
+            self.push_event(LeaseEvent::Assigned { port: asked.from, ip, mac: request.mac });
         }
         let until = now + Duration::from_secs(u64::from(secs));
         let lease = Lease {

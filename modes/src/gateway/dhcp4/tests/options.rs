@@ -155,8 +155,11 @@ fn names_are_labels_and_the_first_keeps_them() {
     rig.is_silent(0, &Ask::release(1, host(10)));
     assert_eq!(rig.server.address_of(now, "alpha"), None);
     rig.pass(secs(1800));
+    rig.events();
     rig.ask(1, &Ask::renew(2, host(11)).hostname("alpha"));
     assert_eq!(rig.server.address_of(rig.now, "alpha"), Some(host(11)));
+    let port = rig.ports[1];
+    assert_eq!(rig.events(), [LeaseEvent::Assigned { port, ip: host(11), mac: mac(2) }], "who serves names is told");
     rig.pass(secs(1800));
     rig.ask(1, &Ask::renew(2, host(11)));
     assert_eq!(rig.server.address_of(rig.now, "alpha"), Some(host(11)));
@@ -270,6 +273,7 @@ fn a_reserved_name_is_taken_from_the_guest_that_has_it() {
     rig.server.reserve(Reservation { owner: Owner::Mac(mac(2)), ip: host(50), hostname: name }).unwrap();
     assert_eq!(rig.server.address_of(rig.now, "db"), Some(host(50)));
     assert_eq!(rig.names(), [None]);
+    assert_eq!(rig.events().len(), 2, "assigned, and assigned without a name");
     rig.server.assert_consistent();
 }
 

@@ -1,0 +1,473 @@
+//! The gateway as an IP host, by smoltcp: ARP and ND for its addresses, ICMP echo, and DNS over TCP.
+//!
+//! What is answered where: whole frames are put into [`Stack::receive`] with the port that they came from, and what
+//! the stack says comes out with the port that its receiver was last heard on. A sender's address is taken as a
+//! neighbour from any frame of its own that is for the gateway, so that answering needs no question first.
+//!
+//! Bounds: as many TCP connections as there are slots, no more than [`PER_PORT`] of one port, each with fixed buffers;
+//! a connection that says nothing for [`IDLE`] ends. Owned by the gateway's thread.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::{self, DeviceCapabilities, Medium};
+use smoltcp::socket::tcp;
+use smoltcp::time::Instant as SmolInstant;
+use smoltcp::wire::{
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
+    HardwareAddress, Icmpv6Packet, Icmpv6Repr, IpCidr, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
+    RawHardwareAddress,
+};
+use switch_core::{Instant, MacAddr, PortId};
+
+use super::outbox::Outbox;
+
+/// TCP connections at once.
+const SLOTS: usize = 32;
+/// TCP connections of one port.
+const PER_PORT: usize = 4;
+/// A connection that says nothing ends after this (RFC 7766, 6.2.3, leaves the time to the server).
+const IDLE: Duration = Duration::from_secs(10);
+/// Bytes of a DNS question over TCP: longer ones end their connection.
+const QUESTION_MAX: usize = 4096;
+/// Questions of one connection that wait for their answers (RFC 7766, 6.2.1.1).
+const PIPELINED: usize = 16;
+/// Bytes of answers that wait for a slow receiver, per connection.
+const BACKLOG: usize = 128 * 1024;
+/// Senders whose port and neighbour entry are remembered.
+const STATIONS: usize = 4096;
+/// For how long a sender's neighbour entry is taken as fresh; smoltcp keeps one for 60 s.
+const FRESH: Duration = Duration::from_secs(30);
+/// smoltcp never has more than this on the way for us.
+const BURST: usize = 64;
+const DNS_PORT: u16 = 53;
+
+/// A question that came over TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TcpQuestion {
+    /// The connection, for [`Stack::answer`]. Numbers are not used again.
+    pub(super) connection: u64,
+    /// The port that it came from.
+    pub(super) from: PortId,
+    /// Who asks.
+    pub(super) client: SocketAddr,
+    /// The message, without its length.
+    pub(super) message: Vec<u8>,
+}
+
+/// What the stack listens to and speaks through: two queues.
+#[derive(Debug, Default)]
+struct Wire {
+    rx: VecDeque<Vec<u8>>,
+    tx: VecDeque<Vec<u8>>,
+    mtu: usize,
+}
+
+impl phy::Device for Wire {
+    type RxToken<'a> = Frame;
+    type TxToken<'a> = Room<'a>;
+
+    fn receive(&mut self, _: SmolInstant) -> Option<(Frame, Room<'_>)> {
+        let frame = self.rx.pop_front()?;
+        Some((Frame(frame), Room(&mut self.tx)))
+    }
+
+    fn transmit(&mut self, _: SmolInstant) -> Option<Room<'_>> {
+        (self.tx.len() < BURST).then_some(Room(&mut self.tx))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = self.mtu + 14;
+        capabilities
+    }
+}
+
+struct Frame(Vec<u8>);
+
+impl phy::RxToken for Frame {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+struct Room<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl phy::TxToken for Room<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let done = f(&mut frame);
+        self.0.push_back(frame);
+        done
+    }
+}
+
+/// One TCP socket and the connection on it.
+#[derive(Debug)]
+struct Slot {
+    handle: SocketHandle,
+    /// Who is at the other end, and the connection's number.
+    peer: Option<Peer>,
+    question: Vec<u8>,
+    waiting: usize,
+    answers: VecDeque<u8>,
+    heard: Instant,
+}
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    port: PortId,
+    client: SocketAddr,
+    number: u64,
+}
+
+/// Where a sender was last heard.
+#[derive(Clone, Copy, Debug)]
+struct Station {
+    port: PortId,
+    seen: Instant,
+}
+
+/// See the module's text.
+pub(super) struct Stack {
+    mac: MacAddr,
+    addresses: Vec<IpAddr>,
+    wire: Wire,
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    slots: Vec<Slot>,
+    stations: HashMap<MacAddr, Station>,
+    neighbours: HashMap<IpAddr, (MacAddr, Instant)>,
+    /// The number of the next connection.
+    next: u64,
+}
+
+impl std::fmt::Debug for Stack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stack").field("mac", &self.mac).field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+/// The link-local address that an interface of this MAC gives itself (RFC 4291, appendix A).
+pub fn link_local(mac: MacAddr) -> Ipv6Addr {
+    let m = mac.0;
+    Ipv6Addr::from([
+        0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5],
+    ])
+}
+
+fn clock(now: Instant) -> SmolInstant {
+    SmolInstant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX))
+}
+
+impl Stack {
+    /// A host with these addresses, which answers DNS over TCP if `dns`. `seed` makes its sequence numbers hard to
+    /// guess. smoltcp holds few addresses: those beyond are ignored.
+    pub(super) fn new(now: Instant, mac: MacAddr, addresses: &[IpAddr], mtu: u16, dns: bool, seed: u64) -> Self {
+        let mut wire = Wire { mtu: usize::from(mtu), ..Wire::default() };
+        let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
+        config.random_seed = seed;
+        let mut interface = Interface::new(config, &mut wire, clock(now));
+        let mut held = Vec::new();
+        interface.update_ip_addrs(|list| {
+            for &address in addresses {
+                // Every guest is a neighbour here, whatever subnet it is in: prefixes are the network's business.
+                if list.push(IpCidr::new(address.into(), 0)).is_ok() {
+                    held.push(address);
+                }
+            }
+        });
+        let mut sockets = SocketSet::new(Vec::new());
+        let mut slots = Vec::new();
+        for _ in 0..if dns { SLOTS } else { 0 } {
+            let mut socket = tcp::Socket::new(
+                tcp::SocketBuffer::new(vec![0; 4096]),
+                tcp::SocketBuffer::new(vec![0; 16 * 1024]),
+            );
+            // Cannot fail: the socket is new and the port is not zero.
+            let _ = socket.listen(DNS_PORT);
+            slots.push(Slot {
+                handle: sockets.add(socket),
+                peer: None,
+                question: Vec::new(),
+                waiting: 0,
+                answers: VecDeque::new(),
+                heard: now,
+            });
+        }
+        Self {
+            mac,
+            addresses: held,
+            wire,
+            interface,
+            sockets,
+            slots,
+            stations: HashMap::new(),
+            neighbours: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    /// The addresses that are answered for.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Remembers who is behind a port, so that answers find the way.
+    fn heard(&mut self, now: Instant, mac: MacAddr, port: PortId) {
+        if self.stations.len() >= STATIONS && !self.stations.contains_key(&mac) {
+            self.stations.retain(|_, s| now.since(s.seen) < FRESH);
+            if self.stations.len() >= STATIONS {
+                return;
+            }
+        }
+        self.stations.insert(mac, Station { port, seen: now });
+    }
+
+    /// Takes a whole frame that `from` received.
+    pub(super) fn receive(&mut self, now: Instant, from: PortId, frame: &[u8]) {
+        let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return };
+        let source = MacAddr(ethernet.src_addr().0);
+        self.heard(now, source, from);
+        let sender = match ethernet.ethertype() {
+            EthernetProtocol::Ipv4 => smoltcp::wire::Ipv4Packet::new_checked(ethernet.payload())
+                .ok()
+                .filter(|p| self.addresses.contains(&p.dst_addr().into()))
+                .map(|p| IpAddr::from(p.src_addr())),
+            EthernetProtocol::Ipv6 => Ipv6Packet::new_checked(ethernet.payload())
+                .ok()
+                .filter(|p| self.addresses.contains(&p.dst_addr().into()))
+                .map(|p| IpAddr::from(p.src_addr())),
+            _ => None,
+        };
+        if let Some(sender) = sender {
+            self.know(now, sender, source);
+        }
+        if self.wire.rx.len() < BURST {
+            self.wire.rx.push_back(frame.to_vec());
+        }
+    }
+
+    /// Tells smoltcp where a sender is, in its own words: as if the sender had announced itself.
+    fn know(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
+        if self.neighbours.get(&address).is_some_and(|&(m, at)| m == mac && now.since(at) < FRESH) {
+            return;
+        }
+        if self.neighbours.len() >= STATIONS {
+            self.neighbours.retain(|_, &mut (_, at)| now.since(at) < FRESH);
+            if self.neighbours.len() >= STATIONS {
+                return;
+            }
+        }
+        let frame = match address {
+            IpAddr::V4(address) => self.announcement4(address, mac),
+            IpAddr::V6(address) => self.announcement6(address, mac),
+        };
+        if let Some(frame) = frame {
+            self.neighbours.insert(address, (mac, now));
+            self.wire.rx.push_back(frame);
+        }
+    }
+
+    fn announcement4(&self, address: Ipv4Addr, mac: MacAddr) -> Option<Vec<u8>> {
+        let own = self.addresses.iter().find_map(|a| match a {
+            IpAddr::V4(a) => Some(*a),
+            IpAddr::V6(_) => None,
+        })?;
+        let arp = ArpRepr::EthernetIpv4 {
+            operation: ArpOperation::Reply,
+            source_hardware_addr: EthernetAddress(mac.0),
+            source_protocol_addr: address,
+            target_hardware_addr: EthernetAddress(self.mac.0),
+            target_protocol_addr: own,
+        };
+        let mut frame = self.ethernet(mac, EthernetProtocol::Arp, arp.buffer_len());
+        arp.emit(&mut ArpPacket::new_unchecked(frame.get_mut(14..)?));
+        Some(frame)
+    }
+
+    fn announcement6(&self, address: Ipv6Addr, mac: MacAddr) -> Option<Vec<u8>> {
+        let own = self.addresses.iter().find_map(|a| match a {
+            IpAddr::V6(a) => Some(*a),
+            IpAddr::V4(_) => None,
+        })?;
+        let advert = Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert {
+            flags: NdiscNeighborFlags::SOLICITED | NdiscNeighborFlags::OVERRIDE,
+            target_addr: address,
+            lladdr: Some(RawHardwareAddress::from_bytes(&mac.0)),
+        });
+        let ip = Ipv6Repr {
+            src_addr: address,
+            dst_addr: own,
+            next_header: smoltcp::wire::IpProtocol::Icmpv6,
+            payload_len: advert.buffer_len(),
+            hop_limit: 255,
+        };
+        let mut frame = self.ethernet(mac, EthernetProtocol::Ipv6, ip.buffer_len() + advert.buffer_len());
+        let mut packet = Ipv6Packet::new_unchecked(frame.get_mut(14..)?);
+        ip.emit(&mut packet);
+        advert.emit(
+            &address,
+            &own,
+            &mut Icmpv6Packet::new_unchecked(packet.payload_mut()),
+            &smoltcp::phy::ChecksumCapabilities::default(),
+        );
+        Some(frame)
+    }
+
+    fn ethernet(&self, from: MacAddr, ethertype: EthernetProtocol, payload: usize) -> Vec<u8> {
+        let mut frame = vec![0; 14 + payload];
+        let repr = EthernetRepr {
+            src_addr: EthernetAddress(from.0),
+            dst_addr: EthernetAddress(self.mac.0),
+            ethertype,
+        };
+        repr.emit(&mut EthernetFrame::new_unchecked(&mut frame));
+        frame
+    }
+
+    /// Does what is due, and what came in asks for. Questions that came over TCP are handed to `ask`.
+    pub(super) fn poll(&mut self, now: Instant, out: &mut Outbox, mut ask: impl FnMut(TcpQuestion)) {
+        self.interface.poll(clock(now), &mut self.wire, &mut self.sockets);
+        for i in 0..self.slots.len() {
+            self.serve(now, i, &mut ask);
+        }
+        self.interface.poll(clock(now), &mut self.wire, &mut self.sockets);
+        while let Some(frame) = self.wire.tx.pop_front() {
+            let to = MacAddr::from_slice(&frame).and_then(|mac| self.stations.get(&mac));
+            match to {
+                Some(station) => out.send_to(station.port, frame),
+                None => out.send(frame),
+            }
+        }
+    }
+
+    /// When [`Stack::poll`] next has something to do.
+    pub(super) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
+        if !self.wire.rx.is_empty() {
+            return Some(now);
+        }
+        let at = self.interface.poll_at(clock(now), &self.sockets)?;
+        let stack = Instant::from_nanos(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000));
+        let idle = self.slots.iter().filter(|s| s.peer.is_some()).map(|s| s.heard + IDLE).min();
+        Some(idle.map_or(stack, |idle| idle.min(stack)).max(now))
+    }
+
+    /// Sends an answer on the connection that its question came by, if that is still there.
+    pub(super) fn answer(&mut self, now: Instant, connection: u64, message: &[u8]) {
+        let mut slots = self.slots.iter_mut();
+        let Some(slot) = slots.find(|s| s.peer.is_some_and(|p| p.number == connection)) else { return };
+        slot.waiting = slot.waiting.saturating_sub(1);
+        let Ok(len) = u16::try_from(message.len()) else { return };
+        if slot.answers.len() + message.len() + 2 <= BACKLOG {
+            slot.answers.extend(len.to_be_bytes());
+            slot.answers.extend(message);
+            slot.heard = now;
+        }
+    }
+
+    /// Forgets a port that is gone.
+    pub(super) fn port_removed(&mut self, port: PortId) {
+        self.stations.retain(|_, s| s.port != port);
+        for slot in &mut self.slots {
+            if slot.peer.is_some_and(|p| p.port == port) {
+                self.sockets.get_mut::<tcp::Socket<'_>>(slot.handle).abort();
+            }
+        }
+    }
+
+    /// Which port a new connection's other end is behind, if that port may have one more.
+    fn admit(&self, client: IpAddr) -> Option<PortId> {
+        let (mac, _) = self.neighbours.get(&client)?;
+        let port = self.stations.get(mac)?.port;
+        let of_port = self.slots.iter().filter(|s| s.peer.is_some_and(|p| p.port == port)).count();
+        (of_port < PER_PORT).then_some(port)
+    }
+
+    /// Moves one connection on.
+    fn serve(&mut self, now: Instant, index: usize, ask: &mut impl FnMut(TcpQuestion)) {
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(slot.handle);
+        if socket.state() == tcp::State::Closed {
+            // Not before the other end was told.
+            if socket.remote_endpoint().is_none() {
+                slot.clear();
+                // Cannot fail: the socket is closed and the port is not zero.
+                let _ = socket.listen(DNS_PORT);
+            }
+            return;
+        }
+        if slot.peer.is_none() && socket.state() != tcp::State::Listen {
+            let Some(client) = socket.remote_endpoint() else { return };
+            let client = SocketAddr::new(client.addr.into(), client.port);
+            let handle = slot.handle;
+            let Some(port) = self.admit(client.ip()) else {
+                return self.sockets.get_mut::<tcp::Socket<'_>>(handle).abort();
+            };
+            self.next += 1;
+            let number = self.next;
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.peer = Some(Peer { port, client, number });
+                slot.heard = now;
+            }
+        }
+        let Some(slot) = self.slots.get_mut(index) else { return };
+        slot.carry(now, self.sockets.get_mut(slot.handle), ask);
+    }
+}
+
+impl Slot {
+    /// Forgets the connection.
+    fn clear(&mut self) {
+        self.peer = None;
+        self.question.clear();
+        self.answers.clear();
+        self.waiting = 0;
+    }
+
+    /// Takes questions out of a connection and puts answers into it.
+    fn carry(&mut self, now: Instant, socket: &mut tcp::Socket<'_>, ask: &mut impl FnMut(TcpQuestion)) {
+        let Some(peer) = self.peer else { return };
+        if socket.can_recv() {
+            let room = (QUESTION_MAX + 2).saturating_sub(self.question.len());
+            let _ = socket.recv(|bytes| {
+                let take = bytes.len().min(room);
+                self.question.extend(bytes.iter().take(take));
+                (take, ())
+            });
+            if room > 0 {
+                self.heard = now;
+            }
+        }
+        let mut too_long = false;
+        while let Some(&[high, low]) = self.question.first_chunk() {
+            let len = usize::from(u16::from_be_bytes([high, low]));
+            too_long = len > QUESTION_MAX;
+            if too_long || self.waiting >= PIPELINED {
+                break;
+            }
+            let Some(message) = self.question.get(2..2 + len) else { break };
+            let message = message.to_vec();
+            self.question.drain(..2 + len);
+            self.waiting += 1;
+            ask(TcpQuestion { connection: peer.number, from: peer.port, client: peer.client, message });
+        }
+        while socket.can_send() && !self.answers.is_empty() {
+            let sent = socket.send_slice(self.answers.as_slices().0).unwrap_or(0);
+            if sent == 0 {
+                break;
+            }
+            self.answers.drain(..sent);
+            self.heard = now;
+        }
+        if too_long || now.since(self.heard) >= IDLE || socket.state() == tcp::State::TimeWait {
+            socket.abort();
+        } else if socket.state() == tcp::State::CloseWait && self.waiting == 0 && self.answers.is_empty() {
+            socket.close();
+        }
+    }
+}

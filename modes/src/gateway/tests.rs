@@ -1,0 +1,319 @@
+//! The station against a guest whose stack is smoltcp's as well, but on the other side: what the one sends, the other
+//! must take.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use smoltcp::iface::{Config, Interface, SocketSet};
+use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
+use smoltcp::socket::{icmp, tcp, udp};
+use smoltcp::time::Instant as SmolInstant;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpCidr};
+use switch_core::ids::Registry;
+
+use super::dns::{self, Dns};
+use super::*;
+use crate::gateway::dns::{Limits, Zone};
+use switch_core::{Instant, MacAddr, PortId};
+
+const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const GUEST: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+#[derive(Default)]
+struct Wire {
+    rx: VecDeque<Vec<u8>>,
+    tx: VecDeque<Vec<u8>>,
+}
+
+struct Rx(Vec<u8>);
+struct Tx<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl phy::RxToken for Rx {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl phy::TxToken for Tx<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = vec![0; len];
+        let done = f(&mut frame);
+        self.0.push_back(frame);
+        done
+    }
+}
+
+impl phy::Device for Wire {
+    type RxToken<'a> = Rx;
+    type TxToken<'a> = Tx<'a>;
+    fn receive(&mut self, _: SmolInstant) -> Option<(Rx, Tx<'_>)> {
+        let frame = self.rx.pop_front()?;
+        Some((Rx(frame), Tx(&mut self.tx)))
+    }
+    fn transmit(&mut self, _: SmolInstant) -> Option<Tx<'_>> {
+        Some(Tx(&mut self.tx))
+    }
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut c = DeviceCapabilities::default();
+        c.medium = Medium::Ethernet;
+        c.max_transmission_unit = 1514;
+        c
+    }
+}
+
+/// A gateway and one guest on a wire, under one clock.
+struct Rig {
+    gateway: Gateway,
+    port: PortId,
+    wire: Wire,
+    guest: Interface,
+    sockets: SocketSet<'static>,
+    now: Instant,
+    /// Frames of the gateway that did not go to the guest's port.
+    elsewhere: usize,
+}
+
+fn smol(now: Instant) -> SmolInstant {
+    SmolInstant::from_micros((now.as_nanos() / 1000) as i64)
+}
+
+impl Rig {
+    fn new(answers: bool, dns: bool) -> Self {
+        let clock = Clock::default();
+        let settings = Settings {
+            mac: ROUTER,
+            address4: Some([10, 0, 0, 1].into()),
+            address6: Some("fd00::1".parse().unwrap()),
+            mtu: 1500,
+            answers,
+            seed: 7,
+        };
+        let dns = dns.then(|| {
+            let subnets = vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()];
+            let own = vec!["10.0.0.1".parse().unwrap()];
+            let mut zone = Zone::new(Some("lan"), own, subnets.clone()).unwrap();
+            zone.add_host("printer", &["10.0.0.5".parse().unwrap()]).unwrap();
+            Dns::new(
+                dns::Settings { forwarding: true, clients: subnets, limits: Limits::default() },
+                zone,
+            )
+        });
+        let gateway = Gateway::new(clock, settings, Services { dns, ..Services::default() }, None);
+        let mut wire = Wire::default();
+        let config = Config::new(HardwareAddress::Ethernet(EthernetAddress(GUEST.0)));
+        let mut guest = Interface::new(config, &mut wire, smol(clock.now));
+        guest.update_ip_addrs(|list| {
+            list.push(IpCidr::new("10.0.0.2".parse::<IpAddr>().unwrap().into(), 24)).unwrap();
+            list.push(IpCidr::new("fd00::2".parse::<IpAddr>().unwrap().into(), 64)).unwrap();
+            list.push(IpCidr::new("fe80::ff:fe00:2".parse::<IpAddr>().unwrap().into(), 64)).unwrap();
+        });
+        let port = Registry::<PortId>::new(4).mint().unwrap();
+        let sockets = SocketSet::new(Vec::new());
+        Self { gateway, port, wire, guest, sockets, now: clock.now, elsewhere: 0 }
+    }
+
+    fn clock(&self) -> Clock {
+        Clock { now: self.now, unix_s: 1_000_000 }
+    }
+
+    /// Lets both sides work for that long.
+    fn run(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now = self.now + Duration::from_millis(1);
+            self.guest.poll(smol(self.now), &mut self.wire, &mut self.sockets);
+            let clock = self.clock();
+            while let Some(frame) = self.wire.tx.pop_front() {
+                self.gateway.receive(clock, self.port, &frame);
+            }
+            self.gateway.poll(clock);
+            while let Some(outgoing) = self.gateway.outbox().pop() {
+                match outgoing.to {
+                    Some(port) if port == self.port => self.wire.rx.push_back(outgoing.frame),
+                    Some(_) => self.elsewhere += 1,
+                    None => self.wire.rx.push_back(outgoing.frame),
+                }
+            }
+        }
+    }
+
+    fn ping(&mut self, to: IpAddr) -> bool {
+        let mut socket = icmp::Socket::new(
+            icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 256]),
+            icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 256]),
+        );
+        socket.bind(icmp::Endpoint::Ident(9)).unwrap();
+        match to {
+            IpAddr::V4(_) => {
+                let echo = Icmpv4Repr::EchoRequest { ident: 9, seq_no: 1, data: b"are you there" };
+                let payload = socket.send(echo.buffer_len(), to.into()).unwrap();
+                echo.emit(&mut Icmpv4Packet::new_unchecked(payload), &ChecksumCapabilities::default());
+            }
+            IpAddr::V6(six) => {
+                let echo = Icmpv6Repr::EchoRequest { ident: 9, seq_no: 1, data: b"are you there" };
+                let payload = socket.send(echo.buffer_len(), to.into()).unwrap();
+                let link_local = six.segments()[0] == 0xfe80;
+                let from = if link_local { "fe80::ff:fe00:2" } else { "fd00::2" }.parse().unwrap();
+                let mut packet = Icmpv6Packet::new_unchecked(payload);
+                echo.emit(&from, &six, &mut packet, &ChecksumCapabilities::default());
+            }
+        }
+        let handle = self.sockets.add(socket);
+        self.run(Duration::from_millis(2500));
+        let socket = self.sockets.get_mut::<icmp::Socket<'_>>(handle);
+        let answered = socket.can_recv() && socket.recv().unwrap().1 == to.into();
+        self.sockets.remove(handle);
+        answered
+    }
+
+    fn connect(&mut self, from: u16) -> smoltcp::iface::SocketHandle {
+        let mut socket =
+            tcp::Socket::new(tcp::SocketBuffer::new(vec![0; 8192]), tcp::SocketBuffer::new(vec![0; 8192]));
+        let to: SocketAddr = "10.0.0.1:53".parse().unwrap();
+        socket.connect(self.guest.context(), to, from).unwrap();
+        self.sockets.add(socket)
+    }
+
+    fn tcp(&mut self, handle: smoltcp::iface::SocketHandle) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+}
+
+/// A query for an A record.
+fn query(id: u16, name: &str) -> Vec<u8> {
+    let mut message = vec![(id >> 8) as u8, id as u8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    message
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_be_bytes()[..], message].concat()
+}
+
+#[test]
+fn echo_is_answered_at_every_address() {
+    let mut rig = Rig::new(true, false);
+    for to in ["10.0.0.1", "fd00::1", "fe80::ff:fe00:1"] {
+        assert!(rig.ping(to.parse().unwrap()), "{to}");
+    }
+    assert!(!rig.ping("10.0.0.9".parse().unwrap()), "nobody is there");
+    assert_eq!(rig.elsewhere, 0);
+}
+
+#[test]
+fn where_the_host_answers_the_gateway_does_not() {
+    let mut rig = Rig::new(false, true);
+    assert!(!rig.ping("10.0.0.1".parse().unwrap()));
+}
+
+#[test]
+fn a_name_is_answered_in_a_datagram_to_the_port_that_asked() {
+    let mut rig = Rig::new(true, true);
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 4], vec![0; 2048]);
+    let mut socket = udp::Socket::new(buffer(), buffer());
+    socket.bind(4000).unwrap();
+    socket.send_slice(&query(7, "printer.lan"), "10.0.0.1:53".parse::<SocketAddr>().unwrap()).unwrap();
+    let handle = rig.sockets.add(socket);
+    rig.run(Duration::from_millis(50));
+    let (answer, from) = rig.sockets.get_mut::<udp::Socket<'_>>(handle).recv().expect("an answer");
+    assert_eq!(from.endpoint, "10.0.0.1:53".parse::<SocketAddr>().unwrap().into());
+    assert_eq!(answer[..2], [0, 7]);
+    assert_eq!(answer[answer.len() - 4..], [10, 0, 0, 5]);
+}
+
+#[test]
+fn questions_over_tcp_are_answered_one_connection_for_several() {
+    let mut rig = Rig::new(true, true);
+    let handle = rig.connect(5000);
+    rig.run(Duration::from_millis(20));
+    // The first in two parts, the second and third at once.
+    let first = framed(&query(1, "printer.lan"));
+    rig.tcp(handle).send_slice(&first[..5]).unwrap();
+    rig.run(Duration::from_millis(20));
+    rig.tcp(handle).send_slice(&first[5..]).unwrap();
+    let rest = [framed(&query(2, "printer")), framed(&query(3, "nobody.lan"))].concat();
+    rig.tcp(handle).send_slice(&rest).unwrap();
+    rig.run(Duration::from_millis(50));
+    let mut got = vec![0; 4096];
+    let n = rig.tcp(handle).recv_slice(&mut got).unwrap();
+    let mut answers = Vec::new();
+    let mut rest = &got[..n];
+    while let [high, low, after @ ..] = rest {
+        let len = usize::from(u16::from_be_bytes([*high, *low]));
+        answers.push(after[..len].to_vec());
+        rest = &after[len..];
+    }
+    assert_eq!(answers.iter().map(|a| a[1]).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(answers[0].ends_with(&[10, 0, 0, 5]) && answers[1].ends_with(&[10, 0, 0, 5]));
+    assert_eq!(answers[2][3] & 0xf, 3, "NXDOMAIN");
+    // The guest closes; the slot is there for the next.
+    rig.tcp(handle).close();
+    rig.run(Duration::from_millis(100));
+    let again = rig.connect(5001);
+    rig.run(Duration::from_millis(20));
+    assert!(rig.tcp(again).may_send());
+}
+
+#[test]
+fn the_outside_is_asked_and_its_answer_goes_back() {
+    let mut rig = Rig::new(true, true);
+    let handle = rig.connect(5000);
+    rig.run(Duration::from_millis(20));
+    rig.tcp(handle).send_slice(&framed(&query(9, "example.org"))).unwrap();
+    rig.run(Duration::from_millis(20));
+    let question = rig.gateway.question().expect("the outside is asked");
+    assert!(rig.gateway.question().is_none());
+    let clock = rig.clock();
+    rig.gateway.answered(clock, question.id, None);
+    rig.run(Duration::from_millis(20));
+    let mut got = vec![0; 512];
+    let n = rig.tcp(handle).recv_slice(&mut got).unwrap();
+    assert_eq!((got[3], got[5] & 0xf), (9, 2), "SERVFAIL, {n} bytes");
+}
+
+#[test]
+fn a_port_has_its_share_of_connections_and_silent_ones_end() {
+    let mut rig = Rig::new(true, true);
+    let handles: Vec<_> = (0..8).map(|i| rig.connect(6000 + i)).collect();
+    rig.run(Duration::from_millis(200));
+    let open = |rig: &mut Rig| {
+        handles.iter().filter(|&&h| rig.tcp(h).state() == tcp::State::Established).count()
+    };
+    assert_eq!(open(&mut rig), 4);
+    rig.run(Duration::from_secs(11));
+    assert_eq!(open(&mut rig), 0, "nobody said anything for ten seconds");
+}
+
+#[test]
+fn a_question_without_end_costs_its_connection_only() {
+    let mut rig = Rig::new(true, true);
+    let handle = rig.connect(5000);
+    rig.run(Duration::from_millis(20));
+    rig.tcp(handle).send_slice(&[0xff; 100]).unwrap();
+    rig.run(Duration::from_millis(100));
+    assert_ne!(rig.tcp(handle).state(), tcp::State::Established);
+}
+
+#[test]
+fn frames_for_others_and_noise_are_nobodys() {
+    let mut rig = Rig::new(true, true);
+    let clock = rig.clock();
+    let mut seed = 1u64;
+    for len in 0..300usize {
+        let noise: Vec<u8> = (0..len)
+            .map(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (seed >> 56) as u8
+            })
+            .collect();
+        rig.gateway.receive(clock, rig.port, &noise);
+    }
+    rig.gateway.poll(clock);
+    assert!(rig.gateway.outbox().is_empty());
+    assert!(rig.ping("10.0.0.1".parse().unwrap()), "it still answers");
+}
