@@ -1,102 +1,17 @@
 //! The command line against a fake switch: exit statuses, lines on standard error, and the JSON that scripts rely on.
 
 mod common;
+#[path = "common/shell.rs"]
+mod shell;
 
 use common::Daemon;
-use ctl::cli::{DaemonOptions, DemoOptions, Environment, Handlers, Poll, run_with};
+use ctl::cli::{DaemonOptions, DemoOptions, Environment, Poll};
 use serde_json::{Value, json};
-use std::cell::RefCell;
-use std::ffi::OsString;
+use shell::{Asked, Shell, environment, run_in};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-
-/// Keeps what it is asked for.
-#[derive(Default)]
-struct Asked {
-    daemon: RefCell<Option<DaemonOptions>>,
-    demo: RefCell<Option<DemoOptions>>,
-}
-
-impl Handlers for Asked {
-    fn daemon(&self, options: DaemonOptions) -> ExitCode {
-        *self.daemon.borrow_mut() = Some(options);
-        ExitCode::from(77)
-    }
-
-    fn demo(&self, options: DemoOptions) -> ExitCode {
-        *self.demo.borrow_mut() = Some(options);
-        ExitCode::from(78)
-    }
-}
-
-struct Ran {
-    code: ExitCode,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    #[track_caller]
-    fn json(&self) -> Value {
-        assert_eq!((self.code, &*self.err), (ExitCode::SUCCESS, ""));
-        assert!(self.out.ends_with('\n') && self.out.lines().count() == 1, "{}", self.out);
-        serde_json::from_str(&self.out).unwrap()
-    }
-
-    #[track_caller]
-    fn ok(&self) -> &str {
-        assert_eq!((self.code, &*self.err), (ExitCode::SUCCESS, ""));
-        &self.out
-    }
-
-    /// Failed with that status and one line that has these words in it.
-    #[track_caller]
-    fn failed(&self, status: u8, words: &str) {
-        assert_eq!(self.code, ExitCode::from(status), "{}{}", self.out, self.err);
-        assert_eq!(self.out, "");
-        assert!(self.err.contains(words), "{}", self.err);
-        if status != 2 {
-            assert!(self.err.starts_with("weft: ") && self.err.lines().count() == 1, "{}", self.err);
-        }
-    }
-}
-
-fn environment() -> Environment {
-    Environment {
-        system_socket: "/the/run/ctl.sock".into(),
-        socket: None,
-        runtime_dir: None,
-        cwd: PathBuf::from("/the/cwd"),
-        root: false,
-    }
-}
-
-fn run_in(environment: &Environment, handlers: &Asked, words: &[&str]) -> Ran {
-    let args = std::iter::once("weft").chain(words.iter().copied()).map(OsString::from);
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = run_with(args, handlers, environment, &mut out, &mut err);
-    Ran { code, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
-}
-
-/// A shell at which `weft` talks to a fake daemon.
-struct Shell {
-    daemon: Daemon,
-}
-
-impl Shell {
-    fn new() -> Self {
-        Self { daemon: Daemon::start() }
-    }
-
-    /// Runs a command line of words without spaces in them.
-    fn weft(&self, line: &str) -> Ran {
-        let socket = Some(self.daemon.path.clone().into());
-        let words: Vec<_> = line.split(' ').filter(|word| !word.is_empty()).collect();
-        run_in(&Environment { socket, ..environment() }, &Asked::default(), &words)
-    }
-}
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(|key| &**key).collect()
@@ -298,6 +213,11 @@ fn usage_is_status_2() {
         "fdb add lan a",
         "nat sessions",
         "forward add lan tcp 80",
+        "lease add lan",
+        "lease del lan",
+        "vif attach",
+        "vif attach --domid 40000 mac=00:16:3e:00:00:01",
+        "vif detach",
         "daemon --cpus 1,1",
         "daemon --poll lazy",
         "completions cmd.com",
@@ -400,6 +320,8 @@ fn help_and_completions() {
     assert!(run(&["help"]).ok().contains("Usage: weft"));
     assert!(run(&["--help"]).ok().contains("Exit status"));
     assert!(run(&["help", "port", "add"]).ok().contains("antispoof=on|off"));
+    assert!(run(&["help", "vif", "attach"]).ok().contains("bridge=NETWORK"));
+    assert!(run(&["forward", "add", "--help"]).ok().contains("8000-8010"));
     assert!(run(&["--version"]).ok().starts_with("weft "));
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(run(&["completions", shell]).ok().contains("weft"), "{shell}");

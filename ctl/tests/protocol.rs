@@ -60,6 +60,8 @@ async fn described_and_called_by_a_client_of_another_make() {
         "FdbDel",
         "FdbFlush",
         "LeaseList",
+        "LeaseAdd",
+        "LeaseDel",
         "NatSessions",
         "ForwardAdd",
         "ForwardDel",
@@ -72,6 +74,9 @@ async fn described_and_called_by_a_client_of_another_make() {
         "error Refused (",
         "drops: [string]int",
         "static: bool",
+        "keys: [string]string",
+        "resolved: ?Resolved",
+        "sessions: []NatSession",
         "[Supports 'more' flag]",
     ] {
         assert!(text.contains(word), "{word} is missing:\n{text}");

@@ -2,6 +2,8 @@
 //!
 //! What stands before the verb holds for every call; a verb's flags stand after it; `--` ends them.
 
+use super::help::{FORWARD_HELP, LEASE_HELP, NET_KEYS, NET_SET_HELP, PORT_KEYS, SET_HELP, VIF_HELP};
+use crate::model::DOMID_MAX;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -54,9 +56,12 @@ pub(super) enum Verb {
     /// Address translation
     #[command(subcommand)]
     Nat(NatVerb),
-    /// Port forwards
+    /// Port forwards of networks that translate
     #[command(subcommand)]
     Forward(ForwardVerb),
+    /// Ports described as xl describes them
+    #[command(subcommand)]
+    Vif(VifVerb),
     /// Print the completions for a shell
     Completions {
         /// The shell
@@ -99,34 +104,6 @@ pub(super) struct DemoArgs {
     pub(super) keep: bool,
 }
 
-/// The keys of networks, for help.
-const NET_KEYS: &str = "Keys:
-  mode=bridge            a learning switch
-  uplink=IFNAME          the interface that joins the network
-  host-address=keep      the uplink's addresses stay on it
-  host-if=on|off         the host has an interface of the network's name on it [off]
-  mtu=BYTES              68 to 65535 [1500]
-  ageing=SECONDS         15 to 3600: when a silent address is forgotten [300]
-  fdb-max=N              1 to 1000000: how many addresses are learned [8192]";
-
-/// The keys of ports, for help.
-const PORT_KEYS: &str = "Kinds:
-  vhost-user:PATH        a VM's virtio-net
-  tap:IFNAME             the host's IP stack; without :IFNAME, named as the port
-  netdev:IFNAME          an interface that exists
-Keys:
-  role=server|client     vhost-user: we listen, or connect [server]
-  queues=N               vhost-user, tap: 1 to 16 [1]
-  mac=ADDR               the guest's address
-  ip=ADDR[,ADDR...]      the guest's addresses
-  mtu=BYTES              68 to 65535 [the network's]
-  vlan=VID               an access port of this VLAN, 1 to 4094
-  isolated=on|off        does not reach other isolated ports [off]
-  antispoof=on|off       sends only as its mac= and ip= [off]
-  rate=RATE              a limit on what the guest sends, such as 10Mb/s or 1MB/s@20ms";
-
-const SET_HELP: &str = "An empty value (key=) sets a key back to its default.";
-
 #[derive(Debug, Subcommand)]
 pub(super) enum NetVerb {
     /// Make a network
@@ -140,7 +117,7 @@ pub(super) enum NetVerb {
         words: Vec<String>,
     },
     /// Change keys of a network
-    #[command(after_help = SET_HELP)]
+    #[command(after_help = NET_SET_HELP)]
     Set {
         name: String,
         #[arg(value_name = "KEY=VALUE", required = true)]
@@ -227,19 +204,70 @@ pub(super) enum FdbVerb {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LeaseVerb {
-    /// List the leases
+    /// List the leases, and the addresses that are kept for guests
     List { network: Option<String> },
+    /// Keep an address for a guest
+    #[command(after_help = LEASE_HELP)]
+    Add {
+        /// An equal reservation may exist
+        #[arg(long)]
+        may_exist: bool,
+        network: String,
+        mac: String,
+        ip: String,
+        hostname: Option<String>,
+    },
+    /// End a lease, and keep the address no longer
+    Del {
+        /// It need not exist
+        #[arg(long)]
+        if_exists: bool,
+        network: String,
+        #[arg(value_name = "MAC|IP")]
+        which: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum NatVerb {
     /// Show the translations
-    Sessions { network: String },
+    Sessions {
+        network: String,
+        /// How many at most, 1 to 1000000 [65536]
+        #[arg(value_name = "limit=N")]
+        words: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VifVerb {
+    /// Make a port of xl's words
+    #[command(after_help = VIF_HELP)]
+    Attach {
+        /// An equal port may exist; needs a name and an address
+        #[arg(long)]
+        may_exist: bool,
+        /// The domain that the vif is of
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=i64::from(DOMID_MAX)))]
+        domid: Option<u32>,
+        #[arg(value_name = "SPEC")]
+        spec: String,
+        #[arg(value_name = "KIND:ARG")]
+        kind: Option<String>,
+    },
+    /// Delete a port
+    Detach {
+        /// It need not exist
+        #[arg(long)]
+        if_exists: bool,
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ForwardVerb {
     /// Make a forward
+    #[command(after_help = FORWARD_HELP)]
     Add {
         /// An equal forward may exist
         #[arg(long)]
@@ -248,6 +276,7 @@ pub(super) enum ForwardVerb {
         forward: ForwardArgs,
     },
     /// Delete a forward
+    #[command(after_help = FORWARD_HELP)]
     Del {
         /// It need not exist
         #[arg(long)]
@@ -266,6 +295,6 @@ pub(super) struct ForwardArgs {
     pub(super) proto: String,
     #[arg(value_name = "[ADDR:]PORT")]
     pub(super) listen: String,
-    #[arg(value_name = "ADDR:PORT")]
+    #[arg(value_name = "ADDR[:PORT]")]
     pub(super) target: String,
 }

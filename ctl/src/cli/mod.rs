@@ -4,10 +4,12 @@
 //! socket; 4 no such network or port.
 
 mod args;
+mod help;
 mod options;
 mod render;
 mod table;
 mod verbs;
+mod vif;
 
 pub use options::{DaemonOptions, DemoOptions, Environment, Poll};
 
@@ -95,14 +97,21 @@ pub fn run_with(
         }
     };
     match dispatch(cli, handlers, environment) {
-        Ok(Done::Output(text)) => match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-            // A reader that closed the pipe has seen what it wanted.
-            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-                let _ = writeln!(err, "weft: cannot write the output: {error}");
-                ExitCode::FAILURE
+        Ok(Done::Output(Output { text, notes })) => {
+            match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+                // A reader that closed the pipe has seen what it wanted.
+                Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                    let _ = writeln!(err, "weft: cannot write the output: {error}");
+                    ExitCode::FAILURE
+                }
+                _ => {
+                    for note in notes {
+                        let _ = writeln!(err, "weft: {}", one_line(&note));
+                    }
+                    ExitCode::SUCCESS
+                }
             }
-            _ => ExitCode::SUCCESS,
-        },
+        }
         Ok(Done::Status(code)) => code,
         Err(failure) => {
             let (status, why) = failure.parts();
@@ -112,8 +121,23 @@ pub fn run_with(
     }
 }
 
+/// What a command prints when it was done.
+#[derive(Debug, Default)]
+struct Output {
+    /// On standard output.
+    text: String,
+    /// On standard error: what a person may want to know besides, a line each.
+    notes: Vec<String>,
+}
+
+impl From<String> for Output {
+    fn from(text: String) -> Self {
+        Self { text, notes: Vec::new() }
+    }
+}
+
 enum Done {
-    Output(String),
+    Output(Output),
     Status(ExitCode),
 }
 
@@ -144,7 +168,7 @@ fn dispatch(cli: Cli, handlers: &dyn Handlers, environment: &Environment) -> Res
         Verb::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "weft", &mut text);
-            Ok(Done::Output(String::from_utf8_lossy(&text).into_owned()))
+            Ok(Done::Output(String::from_utf8_lossy(&text).into_owned().into()))
         }
         verb => {
             let caller = verbs::Caller {

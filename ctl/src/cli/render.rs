@@ -2,7 +2,8 @@
 
 use super::table::{Table, pairs};
 use crate::protocol::{
-    FdbEntry, Forward, Lease, NatSession, Network, NetworkDetail, Port, PortCounters, PortDetail, Status,
+    FdbEntry, Forward, Lease, NatSession, Network, NetworkDetail, Port, PortCounters, PortDetail, Resolved,
+    Status,
 };
 
 /// A reply that a person can read.
@@ -85,10 +86,40 @@ impl Render for NetworkDetail {
         if let (Some(entries), Some(max)) = (self.fdb_entries, self.fdb_max) {
             lines.push(("fdb", format!("{entries} of {max}")));
         }
+        if let Some(resolved) = &self.resolved {
+            resolved_lines(resolved, &mut lines);
+        }
         lines.push(("ports", self.ports.to_string()));
         lines.push(("members", list(&self.members)));
+        let keys: Vec<_> = self.keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        lines.push(("keys", or_dash(Some(&keys.join(" ")))));
         pairs(&lines)
     }
+}
+
+fn resolved_lines(resolved: &Resolved, lines: &mut Vec<(&'static str, String)>) {
+    let count = |n: Option<u64>| n.map(|n| n.to_string());
+    let mut push = |key, value: Option<String>| lines.extend(value.map(|value| (key, value)));
+    push("gateway", resolved.gateway.clone());
+    push("gateway6", resolved.gateway6.clone());
+    push("gateway-mac", resolved.gateway_mac.clone());
+    push("dhcp", Some(resolved.dhcp.clone().unwrap_or_else(|| "off".to_owned())));
+    push("lease-time", resolved.lease_time_s.map(|s| format!("{s} s")));
+    if let (Some(used), Some(free)) = (resolved.leases_used, resolved.leases_free) {
+        push("leases", Some(format!("{used} used, {free} free")));
+    }
+    push("dns", Some(switch(resolved.dns)));
+    push("dns-servers", Some(list(&resolved.dns_servers)));
+    push("egress", resolved.egress.clone());
+    push("address", resolved.address.clone());
+    push("next-hop", resolved.next_hop.clone());
+    push("address6", resolved.address6.clone());
+    push("next-hop6", resolved.next_hop6.clone());
+    push("host-interface", resolved.host_interface.clone());
+    push("forwarding", resolved.forwarding.map(switch));
+    push("sessions", count(resolved.sessions));
+    push("quota", count(resolved.quota));
+    push("forwards", count(resolved.forwards));
 }
 
 impl Render for Vec<Port> {
@@ -124,6 +155,7 @@ impl Render for PortDetail {
         push("queues", Some(self.queues.to_string()));
         push("mac", Some(or_dash(self.mac.as_deref())));
         push("ip", Some(list(&self.ip)));
+        push("routes", (!self.routes.is_empty()).then(|| list(&self.routes)));
         push("mtu", Some(self.mtu.to_string()));
         push("vlan", self.vlan.map(|vlan| vlan.to_string()));
         push("isolated", Some(switch(self.isolated)));
@@ -192,15 +224,20 @@ impl Render for Vec<FdbEntry> {
 
 impl Render for Vec<Lease> {
     fn render(&self) -> String {
-        let mut table = Table::new(&["NETWORK", "MAC", "IP", "HOSTNAME", ">EXPIRES"]);
+        let mut table = Table::new(&["NETWORK", "MAC", "IP", "HOSTNAME", ">EXPIRES", "STATE", "KIND"]);
         for lease in self {
-            let expires = lease.expires_s.to_string();
+            let expires = match &*lease.state {
+                "reserved" => "-".to_owned(),
+                _ => lease.expires_s.to_string(),
+            };
             table.row([
                 lease.network.clone(),
                 lease.mac.clone(),
                 lease.ip.clone(),
                 or_dash(Some(&lease.hostname)),
                 expires,
+                lease.state.clone(),
+                if lease.r#static { "static" } else { "dynamic" }.to_owned(),
             ]);
         }
         table.render()

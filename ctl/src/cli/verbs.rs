@@ -2,14 +2,15 @@
 
 use super::args::{FdbVerb, ForwardArgs, ForwardVerb, LeaseVerb, NatVerb, NetVerb, PortVerb, Verb};
 use super::render::Render;
-use super::{Environment, Failure};
+use super::{Environment, Failure, Output};
 use crate::client::Client;
 use crate::model::{
-    ForwardSpec, NetworkChanges, NetworkSpec, PortChanges, PortSpec, parse_mac, parse_vlan, shown,
-    split_words,
+    ForwardSpec, LeaseKey, LeaseSpec, NetworkChanges, NetworkSpec, PortChanges, PortSpec, parse_mac,
+    parse_number, parse_vlan, shown, split_words,
 };
 use crate::protocol::{
-    Counters, FdbEntries, Forwards, Leases, NatSessionList, Networks, OneNetwork, OnePort, Ports, Status,
+    Counters, FdbEntries, Forwards, Leases, NatSessionList, Networks, OneNetwork, OnePort, Ports,
+    SESSIONS_DEFAULT, SESSIONS_MAX, Status,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,23 +29,18 @@ pub(super) struct Caller<'a> {
 impl Caller<'_> {
     /// Checks the words, calls, and returns what to print. Words that can be seen to be wrong fail before there is a
     /// daemon to ask.
-    pub(super) fn call(&self, verb: Verb) -> Result<String, Failure> {
-        match verb {
-            Verb::Status => self.show("Status", json!({}), |reply: Status| reply),
-            Verb::Net(verb) => self.net(verb),
-            Verb::Port(verb) => self.port(verb),
-            Verb::Fdb(verb) => self.fdb(verb),
-            Verb::Lease(LeaseVerb::List { network }) => {
-                self.show("LeaseList", json!({ "network": network }), |reply: Leases| reply.leases)
-            }
-            Verb::Nat(NatVerb::Sessions { network }) => {
-                self.show("NatSessions", json!({ "network": network }), |reply: NatSessionList| {
-                    reply.sessions
-                })
-            }
-            Verb::Forward(verb) => self.forward(verb),
-            Verb::Daemon(_) | Verb::Demo(_) | Verb::Completions { .. } => Ok(String::new()),
-        }
+    pub(super) fn call(&self, verb: Verb) -> Result<Output, Failure> {
+        Ok(match verb {
+            Verb::Status => self.show("Status", json!({}), |reply: Status| reply)?.into(),
+            Verb::Net(verb) => self.net(verb)?.into(),
+            Verb::Port(verb) => self.port(verb)?.into(),
+            Verb::Fdb(verb) => self.fdb(verb)?.into(),
+            Verb::Lease(verb) => self.lease(verb)?.into(),
+            Verb::Nat(NatVerb::Sessions { network, words }) => self.sessions(&network, &words)?,
+            Verb::Forward(verb) => self.forward(verb)?.into(),
+            Verb::Vif(verb) => self.vif(verb)?,
+            Verb::Daemon(_) | Verb::Demo(_) | Verb::Completions { .. } => Output::default(),
+        })
     }
 
     fn net(&self, verb: NetVerb) -> Result<String, Failure> {
@@ -131,6 +127,47 @@ impl Caller<'_> {
         }
     }
 
+    fn lease(&self, verb: LeaseVerb) -> Result<String, Failure> {
+        match verb {
+            LeaseVerb::List { network } => {
+                self.show("LeaseList", json!({ "network": network }), |reply: Leases| reply.leases)
+            }
+            LeaseVerb::Add { may_exist, network, mac, ip, hostname } => {
+                LeaseSpec::from_words(&network, &mac, &ip, hostname.as_deref())?;
+                let parameters = json!({
+                    "network": network, "mac": mac, "ip": ip, "hostname": hostname, "may_exist": may_exist,
+                });
+                self.change("LeaseAdd", parameters)
+            }
+            LeaseVerb::Del { if_exists, network, which } => {
+                LeaseKey::parse(&which)?;
+                self.change("LeaseDel", json!({ "network": network, "which": which, "if_exists": if_exists }))
+            }
+        }
+    }
+
+    fn sessions(&self, network: &str, words: &[String]) -> Result<Output, Failure> {
+        let mut limit = SESSIONS_DEFAULT;
+        for (key, value) in split(words)? {
+            if key != "limit" {
+                return Err(Failure::Refused(format!(
+                    "{}= is no key of sessions, only limit= is",
+                    shown(key)
+                )));
+            }
+            limit = parse_number(value, 1..=SESSIONS_MAX).map_err(|e| e.of("limit="))?;
+        }
+        let reply: NatSessionList = self.ask("NatSessions", json!({ "network": network, "limit": limit }))?;
+        let told = reply.sessions.len() as u64;
+        let notes = (told < reply.total && told >= limit).then(|| {
+            format!(
+                "{told} of {} sessions of network {network} are shown: ask for more with limit=N",
+                reply.total
+            )
+        });
+        Ok(Output { text: self.print(&reply.sessions), notes: notes.into_iter().collect() })
+    }
+
     fn forward(&self, verb: ForwardVerb) -> Result<String, Failure> {
         let parameters = |forward: &ForwardArgs, flag: &str, on: bool| {
             let ForwardArgs { network, proto, listen, target } = forward;
@@ -152,7 +189,7 @@ impl Caller<'_> {
         }
     }
 
-    fn ask<R: DeserializeOwned>(&self, method: &str, mut parameters: Value) -> Result<R, Failure> {
+    pub(super) fn ask<R: DeserializeOwned>(&self, method: &str, mut parameters: Value) -> Result<R, Failure> {
         // What was not said is left out, not sent as null.
         if let Some(parameters) = parameters.as_object_mut() {
             parameters.retain(|_, value| !value.is_null());
@@ -161,7 +198,7 @@ impl Caller<'_> {
         Ok(Client::connect(&sockets, self.timeout)?.call(method, &parameters)?)
     }
 
-    fn change(&self, method: &str, parameters: Value) -> Result<String, Failure> {
+    pub(super) fn change(&self, method: &str, parameters: Value) -> Result<String, Failure> {
         let _: Map<String, Value> = self.ask(method, parameters)?;
         Ok(if self.json { "{}\n".to_owned() } else { String::new() })
     }
@@ -175,7 +212,7 @@ impl Caller<'_> {
         self.ask(method, parameters).map(|reply| self.print(&what(reply)))
     }
 
-    fn print<T: Render + Serialize>(&self, what: &T) -> String {
+    pub(super) fn print<T: Render + Serialize>(&self, what: &T) -> String {
         match self.json {
             // Our replies are structs with string keys, which always serialize.
             true => serde_json::to_string(what).unwrap_or_else(|_| "null".to_owned()) + "\n",
@@ -184,7 +221,7 @@ impl Caller<'_> {
     }
 
     /// A kind whose socket path is absolute: the daemon has another working directory.
-    fn absolute_kind(&self, kind: &str) -> String {
+    pub(super) fn absolute_kind(&self, kind: &str) -> String {
         match kind.split_once(':') {
             Some((word @ ("vhost-user" | "stream"), path)) if !path.is_empty() => {
                 match self.environment.absolute(Path::new(path)).to_str() {
@@ -203,7 +240,7 @@ fn split(words: &[String]) -> Result<Vec<(&str, &str)>, Failure> {
     split_words(words).map_err(|e| Failure::Usage(e.to_string()))
 }
 
-fn keys(words: &[(&str, &str)]) -> Map<String, Value> {
+pub(super) fn keys(words: &[(&str, &str)]) -> Map<String, Value> {
     words.iter().map(|(key, value)| ((*key).to_owned(), Value::from(*value))).collect()
 }
 

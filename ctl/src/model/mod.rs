@@ -29,3 +29,5 @@ pub use vif::VifSpec;
 pub use words::{Claim, NetworkChanges, PortChanges, split_words};
 
 pub(crate) use error::{one_line, shown};
+pub(crate) use value::parse_number;
+pub(crate) use vif::{DOMID_MAX, xen_mac};

@@ -40,7 +40,7 @@ pub fn parse_vlan(text: &str) -> Result<Vid, ModelError> {
 }
 
 /// A decimal number within `range`. Only digits: no sign, no spaces.
-pub(super) fn parse_number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, ModelError>
+pub(crate) fn parse_number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, ModelError>
 where
     T: FromStr + PartialOrd + fmt::Display,
 {
