@@ -282,4 +282,9 @@ fn every_key_has_its_help() {
     ] {
         assert!(help.ok().contains(&format!("  {key}=")), "{key}= is missing:\n{}", help.out);
     }
+    for verb in ["net add", "net set", "port add", "lease add", "forward add", "vif attach"] {
+        let words: Vec<_> = verb.split(' ').chain(["--help"]).collect();
+        let help = run_in(&environment(), &Asked::default(), &words);
+        assert!(help.ok().lines().all(|line| line.chars().count() <= 80), "{verb}:\n{}", help.out);
+    }
 }
