@@ -1,0 +1,265 @@
+//! One worker's view of a routed network: the fast path, on heads.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use switch_core::drop::DropReason;
+use switch_core::head::Head;
+use switch_core::ids::{MacAddr, PortId};
+use switch_core::ip::error::{is_group, is_host};
+use switch_core::ip::{self, ETHERTYPE_ARP, Packet, Transport, set_macs};
+use switch_core::mode::{Forwarder, Role};
+use switch_core::time::Instant;
+use switch_core::verdict::{Verdict, Verdicts};
+
+use super::Routed;
+use super::table::{Hop, Table, Target, Way};
+use crate::router::{Cache, Link, Station};
+
+/// A worker's view of a routed network.
+#[derive(Debug)]
+pub(super) struct RoutedForwarder {
+    routed: Arc<Routed>,
+    table: Arc<Table>,
+    epoch: u64,
+    cache: Cache,
+}
+
+/// A burst on its way.
+struct Burst<'a> {
+    table: &'a Table,
+    cache: &'a mut Cache,
+    router: MacAddr,
+    ingress: PortId,
+    role: Role,
+    /// The station whose packet was let in last, and its source. Frames come in trains.
+    last_source: Option<(IpAddr, MacAddr)>,
+    /// Where the packet before went.
+    last_destination: Option<(IpAddr, Way, MacAddr)>,
+}
+
+impl RoutedForwarder {
+    pub(super) fn new(routed: Arc<Routed>) -> Self {
+        // The number first: a table that is newer than it is only fetched twice.
+        let epoch = routed.epoch.load(Ordering::Acquire);
+        let table = routed.table();
+        let cache = Cache::new(Arc::clone(&routed.neighbors));
+        Self { routed, table, epoch, cache }
+    }
+}
+
+impl Forwarder for RoutedForwarder {
+    fn decide(&mut self, now: Instant, ingress: PortId, heads: &mut [Head], out: &mut Verdicts) {
+        if out.as_slice().len() != heads.len() {
+            out.begin(heads.len());
+        }
+        let epoch = self.routed.epoch.load(Ordering::Acquire);
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.table = self.routed.table();
+        }
+        self.cache.begin(now);
+        // A port that is not the network's: all is dropped as unhandled.
+        let Some(role) = self.table.role(ingress) else { return };
+        let mut burst = Burst {
+            table: &self.table,
+            cache: &mut self.cache,
+            router: self.routed.settings.mac,
+            ingress,
+            role,
+            last_source: None,
+            last_destination: None,
+        };
+        for (head, verdict) in heads.iter_mut().zip(out.as_mut_slice()) {
+            *verdict = burst.decide(head).unwrap_or_else(Verdict::Drop);
+        }
+    }
+}
+
+/// What becomes of a frame, or why nothing does.
+type Decision = Result<Verdict, DropReason>;
+
+impl Burst<'_> {
+    #[inline]
+    fn decide(&mut self, head: &mut Head) -> Decision {
+        if head.vlan.is_some() {
+            return Err(DropReason::NotRouted);
+        }
+        let destination = head.destination();
+        if destination.is_group() {
+            return self.decide_group(head);
+        }
+        // What the gateway sends by the network is to be routed, whatever MAC address it wrote.
+        if destination != self.router && self.role != Role::Gateway {
+            return Err(DropReason::NotRouted);
+        }
+        if head.ethertype() == ETHERTYPE_ARP {
+            return self.to_gateway();
+        }
+        let mut packet = Packet::of_head(head)?;
+        let (source, destination) = (packet.source(), packet.destination());
+        if is_discovery(&packet) && packet.hop_limit() == 255 {
+            return self.to_gateway();
+        }
+        if !is_host(destination) {
+            return Err(DropReason::NotRouted);
+        }
+        self.check_source(source, destination, head.source())?;
+        if is_link_local(destination) {
+            return self.to_gateway();
+        }
+        let (way, mac) = match self.last_destination {
+            Some((last, way, mac)) if last == destination => (way, mac),
+            _ => match self.look_up(destination)? {
+                Some(found) => found,
+                None => return self.to_gateway(),
+            },
+        };
+        let from_gateway = self.role == Role::Gateway;
+        if (packet.hop_limit() <= 1 && !from_gateway) || largest(head, &packet) > usize::from(way.mtu) {
+            return self.to_gateway();
+        }
+        if !from_gateway {
+            packet.decrement_hop_limit(head);
+        }
+        if head.tag().is_some() {
+            head.pop_tag();
+        }
+        set_macs(head, mac, self.router);
+        Ok(Verdict::Unicast(way.port))
+    }
+
+    /// A broadcast or multicast frame.
+    #[cold]
+    fn decide_group(&mut self, head: &Head) -> Decision {
+        if self.role == Role::Gateway {
+            return Err(DropReason::NotRouted);
+        }
+        let wanted = if head.ethertype() == ETHERTYPE_ARP {
+            // Most of what a segment's stations ask one another is nothing to us.
+            let target = head.bytes().get(head.link_len() + 24..).and_then(|b| b.first_chunk::<4>());
+            target.is_some_and(|target| self.concerns(IpAddr::from(*target)))
+        } else {
+            let packet = Packet::of_head(head)?;
+            let guest = self.role == Role::Guest;
+            let at = packet.transport_at() + 8;
+            match packet.transport() {
+                Transport::Icmp { kind: 133, .. } if packet.is_v6() => guest,
+                Transport::Icmp { kind: 135 | 136, .. } if packet.is_v6() => {
+                    let target = head.bytes().get(at..).and_then(|b| b.first_chunk::<16>());
+                    target.is_some_and(|target| self.concerns(IpAddr::from(*target)))
+                }
+                Transport::Udp { source: 68, destination: 67 } if guest && !packet.is_v6() => {
+                    if !packet.source().is_unspecified() {
+                        self.check_source(packet.source(), packet.destination(), head.source())?;
+                    }
+                    true
+                }
+                Transport::Udp { source: 546, destination: 547 } if guest && packet.is_v6() => {
+                    if !is_link_local(packet.source()) {
+                        self.check_source(packet.source(), packet.destination(), head.source())?;
+                    }
+                    true
+                }
+                _ => false,
+            }
+        };
+        if wanted { self.to_gateway() } else { Err(DropReason::NotRouted) }
+    }
+
+    /// Whether a question about an address can be ours to answer.
+    fn concerns(&self, address: IpAddr) -> bool {
+        self.role == Role::Guest
+            || is_link_local(address)
+            || self.table.is_own(address)
+            || self.table.guest(address).is_some()
+    }
+
+    /// Whether a packet may have its source where it comes from (RFC 3704: strict for guests).
+    #[inline]
+    fn check_source(&mut self, source: IpAddr, destination: IpAddr, mac: MacAddr) -> Result<(), DropReason> {
+        if self.last_source == Some((source, mac)) {
+            return Ok(());
+        }
+        if is_link_local(source) {
+            // Not beyond its link; and not remembered, because that depends on the destination.
+            let here = is_link_local(destination) || is_group(destination) || self.table.is_own(destination);
+            return if here { Ok(()) } else { Err(DropReason::Rpf) };
+        }
+        match (self.role, self.table.find(source)) {
+            (Role::Gateway, _) => {}
+            (Role::Guest, Some(Target::Out(way))) if way.role == Role::Guest && way.port == self.ingress => {
+                if let Some(neighbor) = way.hop.neighbor(source) {
+                    let station = Station { mac, port: self.ingress };
+                    self.cache.confirm(Link::Port(self.ingress), neighbor, station);
+                }
+            }
+            (Role::Guest, _) | (_, Some(Target::Own)) => return Err(DropReason::Rpf),
+            (_, Some(Target::Out(way))) if way.role == Role::Guest => return Err(DropReason::Rpf),
+            _ if !is_host(source) => return Err(DropReason::Rpf),
+            _ => {}
+        }
+        self.last_source = Some((source, mac));
+        Ok(())
+    }
+
+    /// The way to an address and the next hop's MAC address; `None` if the slow path is to say.
+    #[inline]
+    fn look_up(&mut self, destination: IpAddr) -> Result<Option<(Way, MacAddr)>, DropReason> {
+        let Some(Target::Out(way)) = self.table.find(destination) else { return Ok(None) };
+        if way.port == self.ingress {
+            return Err(DropReason::SamePort);
+        }
+        let mac = match way.hop {
+            Hop::Station(mac) => Some(mac),
+            Hop::Direct => self.station(way.port, destination),
+            Hop::Via(address) => self.station(way.port, address),
+        };
+        let Some(mac) = mac else { return Ok(None) };
+        self.last_destination = Some((destination, *way, mac));
+        Ok(Some((*way, mac)))
+    }
+
+    #[inline]
+    fn station(&mut self, port: PortId, address: IpAddr) -> Option<MacAddr> {
+        self.cache.get(Link::Port(port), address).map(|station| station.mac)
+    }
+
+    /// What a head does not decide.
+    #[inline]
+    fn to_gateway(&self) -> Decision {
+        match self.table.gateway {
+            Some(port) if port != self.ingress => Ok(Verdict::Unicast(port)),
+            Some(_) => Err(DropReason::NoDestination),
+            None => Err(DropReason::Unhandled),
+        }
+    }
+}
+
+/// Bytes of the longest IP packet that a frame is sent as.
+#[inline]
+fn largest(head: &Head, packet: &Packet) -> usize {
+    match head.offload.gso {
+        Some(gso) => {
+            (usize::from(gso.header_len) + usize::from(gso.size.get())).saturating_sub(packet.network_at())
+        }
+        None => packet.len(),
+    }
+}
+
+/// Router and neighbour discovery, and redirects (RFC 4861).
+#[inline]
+pub(super) fn is_discovery(packet: &Packet) -> bool {
+    packet.protocol() == ip::PROTO_ICMPV6
+        && matches!(packet.transport(), Transport::Icmp { kind: 133..=137, .. })
+}
+
+/// Whether an address has no meaning beyond its link.
+#[inline]
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
