@@ -27,9 +27,9 @@ Keys of routed, nat and internal:
   subnet=CIDR            the guests' IPv4 subnet, /8 to /30 [none]
   subnet6=CIDR           the guests' IPv6 subnet, /64; up to /126 for guests
                          that do not configure themselves [none]
-  gateway=ADDR           the switch's own IPv4 address there; its IPv6 address is
-                         the first of subnet6= [the first of subnet=; internal:
-                         only if dhcp= or dns= needs it]
+  gateway=ADDR           the switch's own IPv4 address there; its IPv6 address
+                         is the first of subnet6= [the first of subnet=;
+                         internal: only if dhcp= or dns= needs it]
   dhcp=START-END|off     what is given by DHCP, at most 65536 addresses
                          [nat: all of subnet=; routed, internal: off]
   dns=on|off             the gateway answers DNS; internal: local names only
