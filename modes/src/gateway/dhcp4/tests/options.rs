@@ -159,7 +159,11 @@ fn names_are_labels_and_the_first_keeps_them() {
     rig.ask(1, &Ask::renew(2, host(11)).hostname("alpha"));
     assert_eq!(rig.server.address_of(rig.now, "alpha"), Some(host(11)));
     let port = rig.ports[1];
-    assert_eq!(rig.events(), [LeaseEvent::Assigned { port, ip: host(11), mac: mac(2) }], "who serves names is told");
+    assert_eq!(
+        rig.events(),
+        [LeaseEvent::Assigned { port, ip: host(11), mac: mac(2) }],
+        "who serves names is told"
+    );
     rig.pass(secs(1800));
     rig.ask(1, &Ask::renew(2, host(11)));
     assert_eq!(rig.server.address_of(rig.now, "alpha"), Some(host(11)));
