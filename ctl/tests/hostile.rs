@@ -190,6 +190,30 @@ fn calls_of_the_wrong_shape_are_answered_and_the_connection_goes_on() {
             "io.weft.Switch.Refused",
         ),
         (r#"{"method":"io.weft.Switch.NetShow","parameters":{"name":"none"}}"#, "io.weft.Switch.NotFound"),
+        (
+            r#"{"method":"io.weft.Switch.LeaseAdd","parameters":{"network":"a","mac":"x","ip":"10.0.0.1"}}"#,
+            "io.weft.Switch.Refused",
+        ),
+        (
+            r#"{"method":"io.weft.Switch.LeaseDel","parameters":{"network":"a"}}"#,
+            "org.varlink.service.InvalidParameter",
+        ),
+        (
+            r#"{"method":"io.weft.Switch.LeaseDel","parameters":{"network":"none","which":"10.0.0.1"}}"#,
+            "io.weft.Switch.NotFound",
+        ),
+        (
+            r#"{"method":"io.weft.Switch.NatSessions","parameters":{"network":"a","limit":-1}}"#,
+            "org.varlink.service.InvalidParameter",
+        ),
+        (
+            r#"{"method":"io.weft.Switch.NatSessions","parameters":{"network":"none","limit":18446744073709551615}}"#,
+            "io.weft.Switch.NotFound",
+        ),
+        (
+            r#"{"method":"io.weft.Switch.ForwardAdd","parameters":{"network":"a","proto":"tcp","listen":"1-","target":"10.0.0.1"}}"#,
+            "io.weft.Switch.Refused",
+        ),
     ] {
         stream.write_all(message.as_bytes()).unwrap();
         stream.write_all(b"\0").unwrap();
