@@ -60,7 +60,7 @@ pub struct Limits {
     pub writes: (u32, u32),
     /// Addresses that are held for its clients while they have not accepted them.
     pub offers: usize,
-    /// Leases of its clients, reserved addresses not counted; `None` as many as there are.
+    /// Leases of its clients, `None` as many as there are. A reserved address is had in any case, and counts.
     pub leases: Option<usize>,
 }
 
