@@ -5,13 +5,19 @@
 //! kernel's link messages report. It never touches a frame.
 
 mod backend;
+mod compose;
 mod gateways;
 mod links;
 mod lock;
+mod networks;
 mod pinned;
+mod plumbing;
+mod ports;
 mod reload;
 mod reports;
+mod services;
 mod switch;
+mod upstream;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,10 +52,10 @@ pub(crate) fn run(options: &DaemonOptions) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the control thread's runtime")?;
-    runtime.block_on(serve(options, model))
+    runtime.block_on(serve(options, &state_dir, model))
 }
 
-async fn serve(options: &DaemonOptions, model: Model) -> anyhow::Result<()> {
+async fn serve(options: &DaemonOptions, state_dir: &Path, model: Model) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("asking for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("asking for SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("asking for SIGHUP")?;
@@ -65,7 +71,7 @@ async fn serve(options: &DaemonOptions, model: Model) -> anyhow::Result<()> {
     let datapath = Datapath::start(&Options { cpus, unbound: 1, pacing }, move || told.notify_one())
         .context("starting the workers")?;
     let datapath = Arc::new(datapath);
-    let host = Rc::new(Host::new(Arc::clone(&datapath)));
+    let host = Rc::new(Host::new(Arc::clone(&datapath), state_dir)?);
     if let Err(refusal) = reload::apply_all(&host, &model) {
         host.shut_down();
         anyhow::bail!("{refusal}");

@@ -10,7 +10,7 @@ use ctl::protocol::{
 };
 use ctl::server::Switch;
 use switch_core::fdb::FdbAccess;
-use switch_core::{MacAddr, Vid};
+use switch_core::{Instant, MacAddr, Vid};
 
 use super::backend::State;
 use super::gateways;
@@ -28,7 +28,7 @@ fn network_report(state: &Everything, name: &str) -> Option<NetworkReport> {
         State::Down => Some(format!("{port}: the interface is down")),
         State::Up => None,
     });
-    let broken: Vec<String> = broken.collect();
+    let broken: Vec<String> = broken.chain(network.host_side.problem.clone()).collect();
     Some(NetworkReport {
         name: name.to_owned(),
         mode: spec.mode.as_str().to_owned(),
@@ -41,7 +41,7 @@ fn network_report(state: &Everything, name: &str) -> Option<NetworkReport> {
     })
 }
 
-fn network_detail(state: &Everything, name: &str) -> Option<NetworkDetail> {
+fn network_detail(state: &Everything, name: &str, now: Instant) -> Option<NetworkDetail> {
     let report = network_report(state, name)?;
     let network = state.networks.get(name)?;
     let members = state.ports.iter().filter(|(_, p)| p.network == name).map(|(name, _)| name.clone());
@@ -58,7 +58,7 @@ fn network_detail(state: &Everything, name: &str) -> Option<NetworkDetail> {
         host_address: network.spec.host_address.as_str().to_owned(),
         members: members.collect(),
         keys: network.spec.words().into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
-        resolved: None,
+        resolved: gateways::resolved(network, now),
         ageing_s: usage.map(|_| network.spec.ageing_s.into()),
         fdb_max: usage.map(|(_, max)| max as u64),
         fdb_entries: usage.map(|(entries, _)| entries as u64),
@@ -159,7 +159,7 @@ impl Switch for Host {
     }
 
     fn net_show(&self, name: &str) -> Result<NetworkDetail, Refusal> {
-        network_detail(&self.lock(), name).ok_or_else(|| Refusal::no_network(name))
+        network_detail(&self.lock(), name, self.datapath.now()).ok_or_else(|| Refusal::no_network(name))
     }
 
     fn port_add(&self, spec: PortSpec, may_exist: bool) -> Result<(), Refusal> {

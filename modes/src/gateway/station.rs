@@ -6,7 +6,7 @@
 //!
 //! Owned by one thread at a time (the daemon keeps it behind a lock).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol};
@@ -21,8 +21,8 @@ use super::ra::Advertiser;
 use super::stack::{Stack, link_local};
 
 const DNS_PORT: u16 = 53;
-/// Clients whose MAC address is remembered until their answer goes.
-const CLIENTS: usize = 8192;
+/// Clients of one port whose MAC address is remembered until their answer goes.
+const CLIENTS_PER_PORT: usize = 1024;
 
 /// What time it is, twice: for timers, and for what outlives the process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,8 +90,8 @@ pub struct Gateway {
     services: Services,
     stack: Stack,
     /// Where clients that wait for an answer over UDP are, and whom they asked.
-    clients: HashMap<(PortId, SocketAddr), (MacAddr, SocketAddr)>,
-    questions: Vec<Question>,
+    clients: HashMap<PortId, HashMap<SocketAddr, (MacAddr, SocketAddr)>>,
+    questions: VecDeque<Question>,
     out: Outbox,
 }
 
@@ -121,7 +121,7 @@ impl Gateway {
             services,
             stack,
             clients: HashMap::new(),
-            questions: Vec::new(),
+            questions: VecDeque::new(),
             out: Outbox::default(),
         };
         gateway.name_all_leases(clock.now);
@@ -138,6 +138,14 @@ impl Gateway {
         &mut self.services
     }
 
+    /// Gives its name service another zone, without leases; they are put in.
+    pub fn set_zone(&mut self, clock: Clock, zone: dns::Zone) {
+        if let Some(dns) = &mut self.services.dns {
+            *dns.zone_mut() = zone;
+        }
+        self.name_all_leases(clock.now);
+    }
+
     /// Frames to go. To be emptied after each call.
     pub fn outbox(&mut self) -> &mut Outbox {
         &mut self.out
@@ -145,7 +153,7 @@ impl Gateway {
 
     /// The next question to the outside, to be asked after each call until there is none.
     pub fn question(&mut self) -> Option<Question> {
-        self.questions.pop()
+        self.questions.pop_front()
     }
 
     /// Takes a whole frame that `from` received.
@@ -172,10 +180,12 @@ impl Gateway {
             && query.destination.port() == DNS_PORT
             && self.stack.addresses().contains(&query.destination.ip())
         {
-            if self.clients.len() >= CLIENTS {
-                self.clients.clear();
+            let clients = self.clients.entry(from).or_default();
+            if clients.len() >= CLIENTS_PER_PORT {
+                // So many are never in flight: most of them were not answered, and will not be.
+                clients.clear();
             }
-            self.clients.insert((from, query.source), (query.mac, query.destination));
+            clients.insert(query.source, (query.mac, query.destination));
             let client = Client { port: from, address: query.source, transport: Transport::Udp };
             dns.receive(clock.now, client, query.payload);
             return;
@@ -283,15 +293,16 @@ impl Gateway {
         let mut over_tcp = false;
         while let Some(action) = dns.pop() {
             match action {
-                Action::Ask { id, message } => self.questions.push(Question { id, message }),
+                Action::Ask { id, message } => self.questions.push_back(Question { id, message }),
                 Action::Answer { to: client, message } => match client.transport {
                     Transport::Tcp(connection) => {
                         self.stack.answer(clock.now, connection, &message);
                         over_tcp = true;
                     }
                     Transport::Udp => {
-                        let asked = self.clients.get(&(client.port, client.address));
-                        let Some(&(mac, asked)) = asked else { continue };
+                        let clients = self.clients.get_mut(&client.port);
+                        let asked = clients.and_then(|c| c.remove(&client.address));
+                        let Some((mac, asked)) = asked else { continue };
                         let macs = (self.settings.mac, mac);
                         if let Some(frame) = datagram::build(macs, asked, client.address, &message) {
                             self.out.send_to(client.port, frame);
@@ -323,7 +334,7 @@ impl Gateway {
     /// A port left the network: forgets what points to it.
     pub fn port_removed(&mut self, port: PortId) {
         self.stack.port_removed(port);
-        self.clients.retain(|(p, _), _| *p != port);
+        self.clients.remove(&port);
         if let Some(ra) = &mut self.services.ra {
             ra.port_removed(port);
         }

@@ -1,6 +1,7 @@
 //! What is behind a port: one file for each kind. Only this folder knows them all.
 
 mod netdev;
+mod station;
 mod tap;
 mod vhost_user;
 
@@ -13,6 +14,7 @@ use switch_core::PortId;
 use tokio::sync::Notify;
 
 pub(super) use netdev::Netdev;
+pub(super) use station::Station;
 pub(super) use tap::Tap;
 pub(super) use vhost_user::VhostUser;
 
