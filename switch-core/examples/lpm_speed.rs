@@ -4,6 +4,7 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::time::Instant;
 
 use ipnetwork::IpNetwork;
@@ -32,7 +33,7 @@ fn v6(bits: u128, len: u8) -> IpNetwork {
 
 fn measure(name: &str, prefixes: Vec<(IpNetwork, u32)>) {
     let began = Instant::now();
-    let lpm = Lpm::build(prefixes.iter().copied());
+    let lpm = Lpm::build(prefixes.iter().map(|&(network, n)| (network, NonZeroU32::MIN.saturating_add(n))));
     let built = began.elapsed();
     let mut state = 7;
     let addresses: Vec<IpAddr> =

@@ -1,18 +1,19 @@
 //! The longest-prefix match: which of many prefixes is the most specific that an address is in.
 //!
 //! [`Lpm`] is built once from all prefixes and never changes: whoever owns the routes builds a new one and hands it
-//! to the workers whole. A lookup touches a handful of cache lines, however many prefixes there are and however
-//! long they are, and nothing that an attacker sends makes it longer.
+//! to the workers whole. A lookup touches a few cache lines, however many prefixes there are and however long they
+//! are.
 //!
 //! # How
 //! Prefixes nest or are apart, so they cut the address space into at most `2n + 1` ranges within which the answer is
-//! the same. The first addresses of these ranges are the keys of a search tree without pointers: each node is one or
-//! two cache lines of keys (16 of IPv4, 8 of IPv6), and a node's children are found by arithmetic. A lookup counts in
-//! each node the keys that are not above the address, which compilers make vector instructions of and no branch
-//! depends on; 100,000 prefixes are five nodes deep.
+//! the same. Finding an address's range is then a search among sorted numbers, and because the table never changes it
+//! can be divided evenly once (see `spans`): a lookup computes a bucket, reads which ranges begin there, and counts. In
+//! most tables that is one or two steps; how long the prefixes are does not matter, so a host route of IPv6 costs
+//! what a /64 costs.
 //!
-//! Memory: at most `2n + 1` keys and answers, so about 16 bytes for a prefix of IPv4 and 40 of IPv6, and one node for a
-//! handful of routes. Building sorts the prefixes once and sweeps over them.
+//! Memory: keys, answers and buckets for at most `2n + 1` ranges, with answers of four bytes 30 bytes for a prefix of
+//! IPv4 and 60 of IPv6 at the most; a handful of routes is a handful of lines. Building sorts the prefixes once and
+//! sweeps over them.
 //!
 //! # Why not another's
 //! - `prefix-trie`, `ip_network_table`/treebitmap, `iptrie`: maps that change in place, with a node or a few bits of
@@ -24,26 +25,21 @@
 //!
 //! Whole tables of this size are rebuilt in some tens of milliseconds, off the workers.
 
+mod spans;
 #[cfg(test)]
 mod tests;
-mod tree;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-use tree::Tree;
-
-/// Keys of a node of IPv4: one line of the processor's cache.
-const V4_KEYS: usize = 16;
-/// Keys of a node of IPv6: two lines.
-const V6_KEYS: usize = 8;
+use spans::{Key, Spans};
 
 /// A table of prefixes of both families, each with a value. See the module's text.
 #[derive(Clone, Debug)]
 pub struct Lpm<T> {
-    v4: Tree<u32, T, V4_KEYS>,
-    v6: Tree<u128, T, V6_KEYS>,
+    v4: Spans<u32, T>,
+    v6: Spans<u128, T>,
     prefixes: usize,
 }
 
@@ -63,11 +59,8 @@ impl<T: Copy + PartialEq> Lpm<T> {
                 IpNetwork::V6(n) => v6.push((n.network().to_bits(), n.prefix(), value)),
             }
         }
-        let (v4, of_v4) =
-            ranges(v4, u32::BITS as u8, |first, len| first | u32::MAX.checked_shr(len.into()).unwrap_or(0));
-        let (v6, of_v6) =
-            ranges(v6, u128::BITS as u8, |first, len| first | u128::MAX.checked_shr(len.into()).unwrap_or(0));
-        Self { v4: Tree::build(&v4, u32::MAX), v6: Tree::build(&v6, u128::MAX), prefixes: of_v4 + of_v6 }
+        let ((v4, of_v4), (v6, of_v6)) = (ranges(v4), ranges(v6));
+        Self { v4: Spans::build(&v4), v6: Spans::build(&v6), prefixes: of_v4 + of_v6 }
     }
 
     /// The value of the longest prefix that an address is in.
@@ -107,26 +100,6 @@ impl<T: Copy + PartialEq> Lpm<T> {
     }
 }
 
-/// A number that an address is.
-trait Key: Copy + Ord {
-    const ZERO: Self;
-    fn next(self) -> Option<Self>;
-}
-
-impl Key for u32 {
-    const ZERO: Self = 0;
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
-
-impl Key for u128 {
-    const ZERO: Self = 0;
-    fn next(self) -> Option<Self> {
-        self.checked_add(1)
-    }
-}
-
 /// Ranges by their first addresses, ascending, beginning with zero; and how many prefixes are different.
 type Ranges<K, T> = (Vec<(K, Option<T>)>, usize);
 
@@ -156,18 +129,14 @@ impl<K: Key, T: Copy + PartialEq> Sweep<K, T> {
     }
 }
 
-/// Cuts the address space. `last` is the last address of a prefix by its first and its length, at most `bits`.
-fn ranges<K: Key, T: Copy + PartialEq>(
-    mut prefixes: Vec<(K, u8, T)>,
-    bits: u8,
-    last: impl Fn(K, u8) -> K,
-) -> Ranges<K, T> {
+/// Cuts the address space.
+fn ranges<K: Key, T: Copy + PartialEq>(mut prefixes: Vec<(K, u8, T)>) -> Ranges<K, T> {
     // Stable, so that equal prefixes keep their order; quick on what is sorted already.
     prefixes.sort_by_key(|&(first, len, _)| (first, len));
-    let mut sweep = Sweep { out: vec![(K::ZERO, None)], open: Vec::with_capacity(usize::from(bits) + 1) };
+    let mut sweep = Sweep { out: vec![(K::ZERO, None)], open: Vec::with_capacity(usize::from(K::BITS) + 1) };
     let (mut different, mut before) = (0, None);
     for (first, len, value) in prefixes {
-        let len = len.min(bits);
+        let len = len.min(K::BITS);
         sweep.close(Some(first));
         if before == Some((first, len)) {
             sweep.open.pop();
@@ -176,7 +145,7 @@ fn ranges<K: Key, T: Copy + PartialEq>(
         }
         before = Some((first, len));
         sweep.begin(first, Some(value));
-        sweep.open.push((last(first, len), value));
+        sweep.open.push((first.last_of(len), value));
     }
     sweep.close(None);
     (sweep.out, different)

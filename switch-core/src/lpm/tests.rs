@@ -138,3 +138,33 @@ proptest! {
         }
     }
 }
+
+/// Prefixes that are closer together the further one looks: every division leaves nearly all in one bucket.
+#[test]
+fn prefixes_in_ever_closer_clusters_are_found() {
+    let mut networks = Vec::new();
+    for level in 0..32_u32 {
+        for i in 0..40_u128 {
+            let bits = (1_u128 << 127) >> (level * 3) | i << 2 | u128::from(level) << 20;
+            let network = IpNetwork::new(std::net::Ipv6Addr::from(bits).into(), 128).expect("at most 128");
+            networks.push((network, level * 64 + i as u32));
+        }
+    }
+    let lpm = Lpm::build(networks.iter().copied());
+    for (network, value) in &networks {
+        assert_eq!(lpm.get(network.ip()), Some(*value));
+        let IpAddr::V6(address) = network.ip() else { panic!("IPv6") };
+        assert_eq!(lpm.get_v6((address.to_bits() + 1).into()), None);
+    }
+    // All powers of two, each with its neighbours: the search takes over where division gives up.
+    let powers: Vec<_> = (0..128_u32)
+        .flat_map(|n| (0..12_u128).map(move |i| ((1_u128 << n) + i, n)))
+        .map(|(bits, n)| {
+            (IpNetwork::new(std::net::Ipv6Addr::from(bits).into(), 128).expect("at most 128"), n)
+        })
+        .collect();
+    let lpm = Lpm::build(powers.iter().copied());
+    for (network, _) in &powers {
+        assert_eq!(lpm.get(network.ip()), naive(&powers, network.ip()));
+    }
+}
