@@ -3,6 +3,7 @@
 mod forwarding;
 mod life;
 mod neighbours;
+mod properties;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
