@@ -2,7 +2,7 @@
 //!
 //! A DHCP server is a state machine and does no I/O; it hands every change of a lease to a [`LeaseStore`] *before* it
 //! tells a client of it. So an acknowledged lease survives a crash, and what could not be written was never promised.
-//! [`file`] keeps the records in a directory, [`MemoryStore`] only as long as the process lives.
+//! [`mod@file`] keeps the records in a directory, [`MemoryStore`] only as long as the process lives.
 //!
 //! Invariants that every store keeps:
 //! - `Ok` from [`LeaseStore::write`] means that the change survives a crash from then on.
