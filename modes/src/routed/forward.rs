@@ -195,7 +195,9 @@ impl Burst<'_> {
                     self.cache.confirm(Link::Port(self.ingress), neighbor, station);
                 }
             }
-            (Role::Guest, _) | (_, Some(Target::Own)) => return Err(DropReason::Rpf),
+            (Role::Guest, _) | (_, Some(Target::Own | Target::Broadcast)) => return Err(DropReason::Rpf),
+            // The guests' subnet is not out there.
+            (Role::Uplink, Some(Target::Nobody)) => return Err(DropReason::Rpf),
             (_, Some(Target::Out(way))) if way.role == Role::Guest => return Err(DropReason::Rpf),
             _ if !is_host(source) => return Err(DropReason::Rpf),
             _ => {}
@@ -207,7 +209,11 @@ impl Burst<'_> {
     /// The way to an address and the next hop's MAC address; `None` if the slow path is to say.
     #[inline]
     fn look_up(&mut self, destination: IpAddr) -> Result<Option<(Way, MacAddr)>, DropReason> {
-        let Some(Target::Out(way)) = self.table.find(destination) else { return Ok(None) };
+        let way = match self.table.find(destination) {
+            Some(Target::Out(way)) => way,
+            Some(Target::Broadcast) => return Err(DropReason::NotRouted),
+            Some(Target::Own | Target::Nobody) | None => return Ok(None),
+        };
         if way.port == self.ingress {
             return Err(DropReason::SamePort);
         }

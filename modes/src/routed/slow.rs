@@ -128,19 +128,19 @@ impl RoutedSlowPath {
     ) {
         let destination = packet.destination();
         if packet.hop_limit() <= 1 {
-            self.errors.send(now, from, frame, Cause::TimeExceeded, out);
+            self.error(now, table, from, frame, Cause::TimeExceeded, out);
             return;
         }
         let way = match table.find(destination) {
             Some(Target::Out(way)) if way.port != from => *way,
             // It was routed otherwise when it was decided.
-            Some(Target::Out(_) | Target::Own) => return,
+            Some(Target::Out(_) | Target::Own | Target::Broadcast) => return,
             Some(Target::Nobody) => {
-                self.errors.send(now, from, frame, Cause::HostUnreachable, out);
+                self.error(now, table, from, frame, Cause::HostUnreachable, out);
                 return;
             }
             None => {
-                self.errors.send(now, from, frame, Cause::NetUnreachable, out);
+                self.error(now, table, from, frame, Cause::NetUnreachable, out);
                 return;
             }
         };
@@ -159,10 +159,24 @@ impl RoutedSlowPath {
                     self.send(now, way, packet, Waiting { frame, from, sender }, out);
                 }
             }
-            None => {
-                self.errors.send(now, from, frame, Cause::TooBig { mtu: way.mtu }, out);
-            }
+            None => self.error(now, table, from, frame, Cause::TooBig { mtu: way.mtu }, out),
         }
+    }
+
+    /// Tells the sender of a frame what is wrong, from the router's address on its link.
+    fn error(
+        &mut self,
+        now: Instant,
+        table: &Table,
+        from: PortId,
+        frame: &[u8],
+        cause: Cause,
+        out: &mut Outbox,
+    ) {
+        let source = Packet::of_frame(frame).ok().map(|packet| packet.source());
+        let role = table.role(from).unwrap_or_default();
+        let address = source.and_then(|source| source_for(&self.routed.settings, role, source));
+        self.errors.send_as(now, from, frame, cause, address, out);
     }
 
     /// Hands a frame that is ready but for its destination MAC address to its next hop.
@@ -227,9 +241,10 @@ impl SlowPath for RoutedSlowPath {
         };
         self.resolver.poll(now, &asker, out, &mut failed);
         for mut waiting in failed {
-            set_macs(&mut waiting.frame, routed.settings.mac, waiting.sender);
-            self.errors.send(now, waiting.from, &waiting.frame, Cause::HostUnreachable, out);
+            set_macs(&mut waiting.frame, self.mac(), waiting.sender);
+            self.error(now, &table, waiting.from, &waiting.frame, Cause::HostUnreachable, out);
         }
+        let routed = &self.routed;
         let due: Vec<IpAddr> = {
             let mut queue = routed.announcements();
             let n = queue.len().min(ANNOUNCEMENTS_PER_POLL);

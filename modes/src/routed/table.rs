@@ -18,6 +18,8 @@ pub(super) enum Target {
     Own,
     /// Nowhere: the address is in a subnet of which nobody has it.
     Nobody,
+    /// To all hosts of a subnet, which a router does not forward (RFC 2644).
+    Broadcast,
     /// Out of a port.
     Out(Way),
 }
@@ -202,12 +204,23 @@ fn outside(
                 Some((&port, facts)) if !addressed => b.route(subnet, way(port, facts, Hop::Direct)),
                 _ => b.route(subnet, Target::Nobody),
             }
+            broadcast(b, subnet);
         }
         if let Some((&port, facts)) = uplink {
             for &segment in settings.uplink_addresses.iter().filter(of_family) {
                 b.route(segment, way(port, facts, Hop::Direct));
+                broadcast(b, segment);
             }
         }
+    }
+}
+
+/// The broadcast address of an IPv4 subnet. Those of two addresses or one have none (RFC 3021).
+fn broadcast(b: &mut Builder, subnet: IpNetwork) {
+    if let IpNetwork::V4(subnet) = subnet
+        && subnet.prefix() < 31
+    {
+        b.route(IpAddr::V4(subnet.broadcast()).into(), Target::Broadcast);
     }
 }
 

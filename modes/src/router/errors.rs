@@ -44,11 +44,25 @@ impl Errors {
         Self { limit, ..self }
     }
 
-    /// Answers a whole frame that `from` received with an error, if there may be one. The frame is as it came,
-    /// or with its hop limit decremented and its source MAC address set to `sender`.
+    /// Answers a whole frame that `from` received with an error, if there may be one. The frame is as it came, or
+    /// with its hop limit decremented.
     pub fn send(&mut self, now: Instant, from: PortId, frame: &[u8], cause: Cause, out: &mut Outbox) -> bool {
+        self.send_as(now, from, frame, cause, None, out)
+    }
+
+    /// The same from `address`, if that is of the frame's family, else from the router's first.
+    pub fn send_as(
+        &mut self,
+        now: Instant,
+        from: PortId,
+        frame: &[u8],
+        cause: Cause,
+        address: Option<IpAddr>,
+        out: &mut Outbox,
+    ) -> bool {
         let v6 = frame.get(12..14) == Some(&switch_core::ip::ETHERTYPE_IPV6.to_be_bytes());
-        let address = if v6 { self.v6.into() } else { self.v4.into() };
+        let first = if v6 { self.v6.into() } else { self.v4.into() };
+        let address = address.filter(|address| address.is_ipv6() == v6).unwrap_or(first);
         let Some(error) = error_frame(frame, cause, Origin { mac: self.mac, address }) else { return false };
         if !self.limit.allow(now, from) {
             return false;

@@ -48,6 +48,9 @@ fn a_source_stays_where_it_belongs() {
         (UPLINK, "172.16.3.3", "10.0.0.6"),
         (UPLINK, "10.0.0.1", "10.0.0.6"),
         (UPLINK, "192.0.2.10", "10.0.0.6"),
+        (UPLINK, "10.0.0.99", "10.0.0.6"),
+        (UPLINK, "fd00::99", "fd00::6"),
+        (UPLINK, "192.0.2.255", "10.0.0.6"),
         (UPLINK, "127.0.0.1", "10.0.0.6"),
         (UPLINK, "224.0.0.1", "10.0.0.6"),
         (HOST, "fd00::5", "fd00::6"),
@@ -210,6 +213,14 @@ fn a_packet_that_cannot_go_on_is_answered() {
         assert_eq!(error_to(A, fate), Some(if six { (1, 3) } else { (3, 1) }), "nobody has it");
         rig.wait(1000);
     }
+    let Fate::Slow(sent) = rig.inject(UPLINK, &packet(UPLINK, "198.51.100.1", "10.0.0.5", 1, 20)) else {
+        panic!("an error")
+    };
+    assert_eq!(
+        Packet::of_frame(&sent[0].1).map(|p| p.source()),
+        Ok(ip("192.0.2.10")),
+        "from its address there"
+    );
     let mut inner = Rig::with(Settings { uplink_addresses: vec![], next_hops: vec![], ..settings() });
     inner.routed.port_removed(inner.ports[HOST]);
     let fate = inner.inject(A, &udp(A, "10.0.0.5", "198.51.100.1"));
