@@ -1,8 +1,9 @@
 //! What a test needs of the machine, and whether the machine has it. Each need is probed once per run, by doing the thing.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::{netns::Netns, process, workspace};
 
@@ -21,14 +22,43 @@ pub enum Need {
     Ethtool,
     /// `ping` on the host.
     Ping,
+    /// busybox's DHCP client.
+    Udhcpc,
+    /// ISC's DHCP client.
+    Dhclient,
+    /// `dig`.
+    Dig,
+    /// `dnsmasq`, as a server of the outside.
+    Dnsmasq,
+    /// `rdisc6` and `ndisc6`.
+    Rdisc6,
+    /// Debian's Python with scapy.
+    Scapy,
+    /// Any other program, found by PATH.
+    Program(&'static str),
 }
 
-const ALL: [Need; 6] =
-    [Need::Namespaces, Need::Guests, Need::Testpmd, Need::Iperf3, Need::Ethtool, Need::Ping];
+const ALL: [Need; 12] = [
+    Need::Namespaces,
+    Need::Guests,
+    Need::Testpmd,
+    Need::Iperf3,
+    Need::Ethtool,
+    Need::Ping,
+    Need::Udhcpc,
+    Need::Dhclient,
+    Need::Dig,
+    Need::Dnsmasq,
+    Need::Rdisc6,
+    Need::Scapy,
+];
 
 impl Need {
     /// Why the need is not met here; `None` if it is.
     pub fn unmet(self) -> Option<&'static str> {
+        if let Need::Program(name) = self {
+            return absent(name);
+        }
         static PROBED: [OnceLock<Option<String>>; ALL.len()] = [const { OnceLock::new() }; ALL.len()];
         let slot = ALL.iter().position(|need| *need == self).and_then(|index| PROBED.get(index))?;
         slot.get_or_init(|| self.probe().err()).as_deref()
@@ -60,6 +90,17 @@ impl Need {
             Need::Iperf3 => program("iperf3", &["--version"]),
             Need::Ethtool => program("ethtool", &["--version"]),
             Need::Ping => program("ping", &["-V"]),
+            Need::Udhcpc => applet("udhcpc"),
+            Need::Dhclient => program("dhclient", &["--version"]),
+            Need::Dig => program("dig", &["-v"]),
+            Need::Dnsmasq => program("dnsmasq", &["--version"]),
+            // It has no option that only tells about itself.
+            Need::Rdisc6 => match process::find("rdisc6") {
+                Some(_) => Ok(()),
+                None => Err("rdisc6 is not installed".into()),
+            },
+            Need::Scapy => program("/usr/bin/python3", &["-c", "import scapy.layers.dhcp"]),
+            Need::Program(name) => absent(name).map_or(Ok(()), |why| Err(why.into())),
         }
     }
 }
@@ -81,8 +122,24 @@ pub(crate) fn guest_image() -> &'static Result<PathBuf, String> {
     })
 }
 
+/// Why a program cannot be started; `None` if it can. Some do not know `--version`, so they are only looked for.
+fn absent(name: &'static str) -> Option<&'static str> {
+    static LOOKED_FOR: Mutex<BTreeMap<&str, Option<&str>>> = Mutex::new(BTreeMap::new());
+    let mut known = LOOKED_FOR.lock().unwrap_or_else(PoisonError::into_inner);
+    *known.entry(name).or_insert_with(|| {
+        let missing = process::find(name).is_none();
+        missing.then(|| &*Box::leak(format!("{name} is not installed").into_boxed_str()))
+    })
+}
+
 fn root() -> Result<(), String> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { Err("not root".into()) }
+}
+
+fn applet(name: &str) -> Result<(), String> {
+    let list = Command::new("busybox").arg("--list").output().map_err(|_| "busybox is not installed")?;
+    let has_it = String::from_utf8_lossy(&list.stdout).lines().any(|line| line == name);
+    if has_it { Ok(()) } else { Err(format!("busybox has no {name}")) }
 }
 
 fn program(name: &str, args: &[&str]) -> Result<(), String> {

@@ -4,7 +4,8 @@ use anyhow::Result;
 
 use crate::run;
 
-/// What the end-to-end tests start: guests, DPDK's virtio-user, traffic tools.
+/// What the end-to-end tests start: guests, DPDK's virtio-user, traffic tools, clients of the gateway's services,
+/// the servers of its outside, and what looks at routes.
 pub(crate) const TESTS: &[&str] = &[
     "qemu-system-x86",
     "dpdk-dev",
@@ -14,6 +15,18 @@ pub(crate) const TESTS: &[&str] = &[
     "ethtool",
     "busybox-static",
     "cpio",
+    "isc-dhcp-client",
+    "bind9-dnsutils",
+    "dnsmasq-base",
+    "ndisc6",
+    "python3-scapy",
+    "iputils-arping",
+    "iputils-tracepath",
+    "traceroute",
+    "mtr-tiny",
+    "nmap",
+    "tcpdump",
+    "nftables",
     "ca-certificates",
 ];
 
