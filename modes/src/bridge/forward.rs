@@ -17,7 +17,7 @@ use super::epochs::Epochs;
 
 /// A worker's view of a bridge.
 #[derive(Debug)]
-pub(super) struct BridgeForwarder {
+pub(crate) struct BridgeForwarder {
     bridge: Arc<Bridge>,
     cache: Cache,
     /// Frames that the cache could not decide.
@@ -45,7 +45,7 @@ struct Burst<'a> {
 }
 
 impl BridgeForwarder {
-    pub(super) fn new(bridge: Arc<Bridge>) -> Self {
+    pub(crate) fn new(bridge: Arc<Bridge>) -> Self {
         Self {
             bridge,
             cache: Cache::new(),

@@ -37,7 +37,7 @@ use switch_core::mode::{Forwarder, Mode};
 use switch_core::time::Instant;
 
 use epochs::Epochs;
-use forward::BridgeForwarder;
+pub(crate) use forward::BridgeForwarder;
 
 /// Entries that the control plane works on before it lets the workers have the table again: some tens of
 /// microseconds.

@@ -35,8 +35,9 @@ pub(super) struct Cache<A> {
 }
 
 impl<A: Address> Cache<A> {
+    /// An empty cache, whose memory is taken with its first answer: many translators see one version of IP only.
     pub(super) fn new() -> Self {
-        Self { sets: vec![[None; 2]; SETS].into_boxed_slice() }
+        Self { sets: Box::default() }
     }
 
     /// The answer for a key, if it is true.
@@ -50,6 +51,9 @@ impl<A: Address> Cache<A> {
     /// Keeps an answer, in the place of the older one of its set.
     #[inline]
     pub(super) fn put(&mut self, hash: u64, answer: Answer<A>) {
+        if self.sets.is_empty() {
+            self.sets = vec![[None; 2]; SETS].into_boxed_slice();
+        }
         if let Some([first, second]) = self.sets.get_mut(place(hash)) {
             if first.is_some_and(|first| first.key != answer.key) {
                 *second = *first;

@@ -1,0 +1,117 @@
+//! Frames that are nobody's friends: nothing panics, no inside address leaves, nothing is bridged between the sides.
+
+use proptest::prelude::*;
+use switch_core::ip::fragments;
+
+use super::*;
+
+/// A frame that is nearly right: what it is, which bytes are changed, where it is cut.
+#[derive(Clone, Debug)]
+struct Bad {
+    port: usize,
+    what: usize,
+    ports: (u16, u16),
+    changes: Vec<(usize, u8)>,
+    cut: Option<usize>,
+    wait: bool,
+}
+
+fn bad() -> impl Strategy<Value = Bad> {
+    let ports = (0..8_u16, prop_oneof![0..8_u16, any::<u16>()]);
+    let changes = proptest::collection::vec((0..120_usize, any::<u8>()), 0..4);
+    let cut = proptest::option::weighted(0.2, 14..100_usize);
+    (UPLINK..=B, 0..9_usize, ports, changes, cut, proptest::bool::weighted(0.05))
+        .prop_map(|(port, what, ports, changes, cut, wait)| Bad { port, what, ports, changes, cut, wait })
+}
+
+fn frame(bad: &Bad, outside: u16) -> Vec<u8> {
+    let (inside, v6) = (bad.port != UPLINK, bad.what >= 6);
+    let way = match (inside, v6) {
+        (true, false) if bad.ports.0 == 7 => out(EXTERNAL),
+        (true, false) => out(REMOTE),
+        (true, true) => Way { macs: (MAC_A, ROUTER), from: IP6_A, to: REMOTE6, ttl: 64 },
+        (false, false) => back(REMOTE),
+        (false, true) => Way { macs: (ISP, OURS), from: REMOTE6, to: EXTERNAL6, ttl: 64 },
+    };
+    let (from, to) = (1000 + bad.ports.0, if inside { bad.ports.1 } else { outside });
+    let mut frame = match bad.what {
+        0 | 6 => udp(way, from, to, &[1; 60]),
+        1 | 7 => build(way, &Kind::Tcp(from, to, bad.ports.1 & 1 == 0), b"x"),
+        2 | 8 => build(way, &Kind::Echo(to, bad.ports.1 & 1 == 0), b"x"),
+        3 => {
+            let cut = fragments(&dont_fragment(udp(way, from, to, &[1; 1200]), false), 576).unwrap();
+            cut[usize::from(bad.ports.0) % cut.len()].clone()
+        }
+        4 => {
+            // An error about a packet the other way.
+            let turned = Way { macs: (way.macs.1, way.macs.0), from: way.to, to: way.from, ttl: 9 };
+            let origin = switch_core::ip::Origin { mac: way.macs.0, address: ip(way.from) };
+            let quoted = udp(Way { macs: (way.macs.1, way.macs.0), ..turned }, to, from, b"x");
+            switch_core::ip::error_frame(&quoted, switch_core::ip::Cause::PortUnreachable, origin)
+                .map(|mut error| {
+                    switch_core::ip::set_macs(&mut error, way.macs.1, way.macs.0);
+                    error
+                })
+                .expect("an error")
+        }
+        _ => Arp::request(way.macs.0, ip4(way.from), ip4(way.to)).to_frame(way.macs.1),
+    };
+    // Addresses of the link stay: what a station may use as its own is not the question here.
+    let len = frame.len();
+    for (at, value) in &bad.changes {
+        if let Some(byte) = frame.get_mut(14 + at % (len - 14)) {
+            *byte ^= value;
+        }
+    }
+    if bad.changes.iter().all(|(at, _)| at % (len - 14) != 10) && frame[12..14] == [8, 0] {
+        // So that more than one in 65,536 gets past the header's checksum.
+        let header = usize::from(frame[14] & 15) * 4;
+        if header >= 20 && frame.len() >= 14 + header {
+            wire::Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
+        }
+    }
+    frame.truncate(bad.cut.unwrap_or(len).max(14));
+    frame
+}
+
+fn ip4(text: &str) -> std::net::Ipv4Addr {
+    text.parse().expect("IPv4")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_inside_address_leaves(frames in proptest::collection::vec(bad(), 1..120)) {
+        let mut net = Net::new();
+        net.verify = false;
+        net.forwards(Protocol::Udp, 1, "10.0.0.10:80");
+        net.forwards(Protocol::Tcp, 2, "10.0.0.11:80");
+        let mut outside = 1;
+        for bad in frames {
+            net.send(bad.port, frame(&bad, outside));
+            if bad.wait {
+                net.wait(7);
+            }
+            for (to, frame) in std::mem::take(&mut net.got) {
+                let packet = Packet::of_frame(&frame);
+                let source = MacAddr::from_slice(&frame[6..]).unwrap();
+                if to == UPLINK {
+                    prop_assert_eq!(source, OURS);
+                    let Ok(packet) = packet else { continue };
+                    let from = packet.source();
+                    prop_assert!([ip(EXTERNAL), ip(EXTERNAL6)].contains(&from), "{} left", from);
+                    if let Some(quote) = packet.quoted(&frame) {
+                        let inside = |a: IpAddr| net.mode.shared.settings.is_inside(a);
+                        prop_assert!(!inside(quote.destination()), "quoted: {}", quote.destination());
+                    }
+                    if let Transport::Udp { source, .. } | Transport::Tcp { source, .. } = packet.transport() {
+                        outside = source;
+                    }
+                } else if bad.port == UPLINK {
+                    prop_assert_eq!(source, ROUTER, "bridged");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! Translation of a packet, on a head or on a whole frame: what the engine says of its flow is written into it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use switch_core::drop::DropReason;
+use switch_core::ip::{Addresses, FrameMut, Packet, Transport};
+use switch_core::napt::{Address, Endpoint, Flow, Protocol, TcpFlags, View};
+use switch_core::time::Instant;
+
+use super::Shared;
+
+/// What became of a packet's addresses: what its later fragments get, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rewritten {
+    pub(super) source: Option<IpAddr>,
+    pub(super) destination: Option<IpAddr>,
+}
+
+impl Rewritten {
+    /// Does the same to a fragment without ports.
+    pub(super) fn apply(&self, packet: &mut Packet, frame: &mut [u8]) -> bool {
+        self.source.is_none_or(|source| packet.set_source(frame, source, None))
+            && self.destination.is_none_or(|destination| packet.set_destination(frame, destination, None))
+    }
+}
+
+/// The views of both versions of IP.
+#[derive(Debug)]
+pub(super) struct Translator {
+    v4: View<Ipv4Addr>,
+    v6: View<Ipv6Addr>,
+}
+
+/// A packet's protocol, the ports of source and destination, and the flags.
+type Ports = (Protocol, u16, u16, TcpFlags);
+
+/// The ports of a packet that can be translated. `asks`: of ICMP, queries count, else replies.
+fn ports(packet: &Packet, asks: bool) -> Result<Ports, DropReason> {
+    match packet.transport() {
+        Transport::Tcp { source, destination, flags } => {
+            Ok((Protocol::Tcp, source, destination, TcpFlags(flags.0)))
+        }
+        Transport::Udp { source, destination } => Ok((Protocol::Udp, source, destination, TcpFlags::NONE)),
+        Transport::Icmp { kind, .. } => {
+            let id = packet.icmp_id().filter(|_| is_query(packet.is_v6(), kind) == asks);
+            // The identifier is the guest's port, whichever way it goes.
+            let id = id.ok_or(DropReason::NatUnsupported)?;
+            Ok(if asks {
+                (Protocol::Icmp, id, 0, TcpFlags::NONE)
+            } else {
+                (Protocol::Icmp, 0, id, TcpFlags::NONE)
+            })
+        }
+        Transport::Other | Transport::Beyond => Err(DropReason::NatUnsupported),
+    }
+}
+
+/// Whether an ICMP message with an identifier asks or answers.
+fn is_query(v6: bool, kind: u8) -> bool {
+    if v6 { matches!(kind, 128 | 160) } else { matches!(kind, 8 | 13 | 15 | 17 | 42) }
+}
+
+/// True for an echo request.
+pub(super) fn is_echo_request(packet: &Packet) -> bool {
+    let request = if packet.is_v6() { 128 } else { 8 };
+    matches!(packet.transport(), Transport::Icmp { kind, code: 0, .. } if kind == request)
+}
+
+/// True for the segment that asks for a TCP connection.
+pub(super) fn opens(packet: &Packet) -> bool {
+    matches!(packet.transport(), Transport::Tcp { flags, .. } if TcpFlags(flags.0).opens())
+}
+
+/// What one version of IP does; the frame is changed by the caller.
+fn out<A: Address>(
+    view: &mut View<A>,
+    now: Instant,
+    (source, destination): (A, A),
+    (protocol, from, to, flags): Ports,
+) -> Result<(Endpoint<A>, Option<Endpoint<A>>), DropReason> {
+    let remote = Endpoint::new(destination, to);
+    let flow = Flow { protocol, local: Endpoint::new(source, from), remote, flags };
+    let outside = view.outbound(now, &flow)?;
+    if !view.is_external(destination) {
+        return Ok((outside, None));
+    }
+    // Hairpin: to another guest, from the sender's outside endpoint (RFC 4787, REQ-9).
+    let flow = Flow { protocol, local: remote, remote: outside, flags };
+    Ok((outside, Some(view.inbound(now, &flow)?)))
+}
+
+impl Translator {
+    pub(super) fn new(shared: &Shared) -> Self {
+        Self { v4: View::new(shared.v4.clone()), v6: View::new(shared.v6.clone()) }
+    }
+
+    /// True if the address is one of ours outside.
+    #[inline]
+    pub(super) fn is_external(&mut self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.is_external(address),
+            IpAddr::V6(address) => self.v6.is_external(address),
+        }
+    }
+
+    /// Translates a packet from a guest, that has its transport header; it may be for another guest then.
+    ///
+    /// # Errors
+    /// The engine's, and the packet is as it was.
+    #[inline]
+    pub(super) fn outbound<F: FrameMut + ?Sized>(
+        &mut self,
+        now: Instant,
+        packet: &mut Packet,
+        frame: &mut F,
+    ) -> Result<Rewritten, DropReason> {
+        let ports = ports(packet, true)?;
+        let icmp = ports.0 == Protocol::Icmp;
+        let (source, destination) = match packet.addresses() {
+            Addresses::V4 { source, destination } => {
+                let (from, to) = out(&mut self.v4, now, (source, destination), ports)?;
+                (end(from), to.map(end))
+            }
+            Addresses::V6 { source, destination } => {
+                let (from, to) = out(&mut self.v6, now, (source, destination), ports)?;
+                (end(from), to.map(end))
+            }
+        };
+        let done = packet.set_source(frame, source.0, Some(source.1))
+            && destination.is_none_or(|(address, port)| {
+                packet.set_destination(frame, address, Some(if icmp { source.1 } else { port }))
+            });
+        let rewritten = Rewritten { source: Some(source.0), destination: destination.map(|(a, _)| a) };
+        if done { Ok(rewritten) } else { Err(DropReason::BadIp) }
+    }
+
+    /// Translates a packet from the outside, that has its transport header.
+    ///
+    /// # Errors
+    /// The engine's, and the packet is as it was.
+    #[inline]
+    pub(super) fn inbound<F: FrameMut + ?Sized>(
+        &mut self,
+        now: Instant,
+        packet: &mut Packet,
+        frame: &mut F,
+    ) -> Result<Rewritten, DropReason> {
+        let (protocol, from, to, flags) = ports(packet, false)?;
+        let (address, port) = match packet.addresses() {
+            Addresses::V4 { source, destination } => {
+                let (local, remote) = (Endpoint::new(destination, to), Endpoint::new(source, from));
+                end(self.v4.inbound(now, &Flow { protocol, local, remote, flags })?)
+            }
+            Addresses::V6 { source, destination } => {
+                let (local, remote) = (Endpoint::new(destination, to), Endpoint::new(source, from));
+                end(self.v6.inbound(now, &Flow { protocol, local, remote, flags })?)
+            }
+        };
+        match packet.set_destination(frame, address, Some(port)) {
+            true => Ok(Rewritten { source: None, destination: Some(address) }),
+            false => Err(DropReason::BadIp),
+        }
+    }
+
+    /// Translates an ICMP error from a guest, and the packet that it quotes.
+    pub(super) fn outbound_error(
+        &mut self,
+        now: Instant,
+        packet: &mut Packet,
+        frame: &mut [u8],
+    ) -> Result<Rewritten, DropReason> {
+        let quote = packet.quoted(frame).ok_or(DropReason::NatUnsupported)?;
+        let (protocol, from, to) = quoted_ports(&quote, false)?;
+        let (address, port) = match quote.addresses() {
+            Addresses::V4 { source, destination } => {
+                let (inside, remote) = (Endpoint::new(destination, to), Endpoint::new(source, from));
+                end(self.v4.embedded_outbound(now, protocol, inside, remote)?)
+            }
+            Addresses::V6 { source, destination } => {
+                let (inside, remote) = (Endpoint::new(destination, to), Endpoint::new(source, from));
+                end(self.v6.embedded_outbound(now, protocol, inside, remote)?)
+            }
+        };
+        let done = packet.edit_quote(frame, |quote, bytes| quote.set_destination(bytes, address, Some(port)))
+            && packet.set_source(frame, address, None);
+        let rewritten = Rewritten { source: Some(address), destination: None };
+        if done { Ok(rewritten) } else { Err(DropReason::BadIp) }
+    }
+
+    /// Translates an ICMP error from the outside, and the packet that it quotes.
+    pub(super) fn inbound_error(
+        &mut self,
+        now: Instant,
+        packet: &mut Packet,
+        frame: &mut [u8],
+    ) -> Result<Rewritten, DropReason> {
+        let quote = packet.quoted(frame).ok_or(DropReason::NatUnsupported)?;
+        let (protocol, from, to) = quoted_ports(&quote, true)?;
+        let (address, port) = match quote.addresses() {
+            Addresses::V4 { source, destination } => {
+                let (outside, remote) = (Endpoint::new(source, from), Endpoint::new(destination, to));
+                end(self.v4.embedded_inbound(now, protocol, outside, remote)?)
+            }
+            Addresses::V6 { source, destination } => {
+                let (outside, remote) = (Endpoint::new(source, from), Endpoint::new(destination, to));
+                end(self.v6.embedded_inbound(now, protocol, outside, remote)?)
+            }
+        };
+        let done = packet.edit_quote(frame, |quote, bytes| quote.set_source(bytes, address, Some(port)))
+            && packet.set_destination(frame, address, None);
+        let rewritten = Rewritten { source: None, destination: Some(address) };
+        if done { Ok(rewritten) } else { Err(DropReason::BadIp) }
+    }
+
+    /// True if the connection that a SYN from the outside asked for is there.
+    pub(super) fn has_session(&mut self, now: Instant, packet: &Packet) -> bool {
+        let Ok((protocol, from, to, _)) = ports(packet, false) else { return false };
+        match packet.addresses() {
+            Addresses::V4 { source, destination } => {
+                let (local, remote) = (Endpoint::new(destination, to), Endpoint::new(source, from));
+                self.v4.has_session(now, protocol, local, remote)
+            }
+            Addresses::V6 { source, destination } => {
+                let (local, remote) = (Endpoint::new(destination, to), Endpoint::new(source, from));
+                self.v6.has_session(now, protocol, local, remote)
+            }
+        }
+    }
+}
+
+fn end<A: Address>(endpoint: Endpoint<A>) -> (IpAddr, u16) {
+    (endpoint.address.to_ip(), endpoint.port)
+}
+
+/// The ports of a quoted packet. `ours`: it was sent from inside to outside.
+fn quoted_ports(quote: &Packet, ours: bool) -> Result<(Protocol, u16, u16), DropReason> {
+    ports(quote, ours).map(|(protocol, from, to, _)| (protocol, from, to))
+}
