@@ -29,6 +29,9 @@ pub struct PortEntry {
     pub pvid: Option<Vid>,
     /// Isolated ports do not reach each other.
     pub isolated: bool,
+    /// Whether the network's floods go to it. A port that is on another link than the rest of its network gets
+    /// only what its mode sends there.
+    pub flooded: bool,
     /// Bytes of the longest IP packet that may leave by this port.
     pub mtu: u16,
     /// Sources that may be used on the port; `None` allows all.
@@ -53,7 +56,7 @@ pub struct NetworkEntry {
     pub id: NetworkId,
     /// Who decides.
     pub mode: Arc<dyn Mode>,
-    /// Its ports.
+    /// The ports that its floods go to.
     pub members: Vec<PortId>,
 }
 
@@ -93,7 +96,9 @@ impl Topology {
             if this.ports.len() <= slot {
                 this.ports.resize_with(slot + 1, || None);
             }
-            if let Some(Some(network)) = this.networks.get_mut(port.network.index()) {
+            if let Some(Some(network)) = this.networks.get_mut(port.network.index())
+                && port.flooded
+            {
                 network.members.push(port.id);
             }
             this.ports[slot] = Some(port);

@@ -94,6 +94,7 @@ impl Sim {
                 counters: Arc::clone(&counters),
                 pvid,
                 isolated,
+                flooded: true,
                 mtu: 1500,
                 guard: None,
                 rate: None,

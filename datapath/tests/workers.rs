@@ -54,6 +54,7 @@ impl Lab {
                 counters: Arc::new(PortCounters::new(workers)),
                 pvid: None,
                 isolated: false,
+                flooded: true,
                 mtu: 1500,
                 guard: None,
                 rate: None,

@@ -10,15 +10,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ctl::model::{HostRecord, Mode as ModeWord, NetworkSpec};
+use ctl::model::{Filtering, HostRecord, Mode as ModeWord, NetworkSpec};
 use modes::gateway::dhcp4::{self, Config as Dhcp4Config};
 use modes::gateway::dhcp6::{Dhcp6Config, Dhcp6Server};
 use modes::gateway::dns::{self, Dns, Limits, Zone};
 use modes::gateway::leases::file::FileStore;
 use modes::gateway::ra::{Advertiser, RaConfig, RaPrefix};
 use modes::gateway::{Clock, Gateway, LeaseWatch, Services, Settings, SlowPath, link_local};
+use modes::nat::{self, Nat};
 use modes::routed::Routed;
-use switch_core::mode::Mode;
+use switch_core::mode::{Mode, Role};
+use switch_core::napt;
 use switch_core::{Instant, MacAddr, PortId};
 use tokio::sync::Notify;
 
@@ -29,6 +31,8 @@ const DNS_PORT: u16 = 53;
 /// A network, ready to get ports.
 pub(super) struct Composed {
     pub(super) mode: Arc<dyn Mode>,
+    /// The mode once more, if it translates.
+    pub(super) nat: Option<Arc<Nat>>,
     pub(super) gateway: Option<Gateway>,
     /// Whom the gateway asks for names of the outside.
     pub(super) upstream: Upstream,
@@ -81,7 +85,7 @@ pub(super) fn compose(spec: &NetworkSpec, around: &Surroundings<'_>) -> Result<C
     let ageing = Duration::from_secs(spec.ageing_s.into());
     let limit = spec.fdb_max as usize;
     let mac = router_mac(spec);
-    let mut answers = true;
+    let (mut answers, mut nat) = (true, None);
     let (mode, slow, leases): Made = match spec.mode {
         ModeWord::Bridge => (Arc::new(modes::bridge::Bridge::new(ageing, limit)), None, None),
         ModeWord::Internal => (Arc::new(modes::internal::Internal::new(mac, ageing, limit)), None, None),
@@ -91,8 +95,11 @@ pub(super) fn compose(spec: &NetworkSpec, around: &Surroundings<'_>) -> Result<C
             (routed, Some(slow), Some(Box::new(watch)))
         }
         ModeWord::Nat => {
+            // Where the host translates, its stack answers for the gateway's addresses.
             answers = spec.translates();
-            return Err("mode nat is not in this version".to_owned());
+            let (made, slow) = modes::nat::new(nat_settings(spec, mac));
+            nat = spec.translates().then(|| Arc::clone(&made));
+            (made, slow, None)
         }
     };
     let gateway = if spec.has_gateway() || slow.is_some() {
@@ -115,7 +122,7 @@ pub(super) fn compose(spec: &NetworkSpec, around: &Surroundings<'_>) -> Result<C
     } else {
         None
     };
-    Ok(Composed { mode, gateway, upstream: upstream(spec) })
+    Ok(Composed { mode, nat, gateway, upstream: upstream(spec) })
 }
 
 type Made = (Arc<dyn Mode>, Option<Box<dyn SlowPath>>, Option<Box<dyn LeaseWatch>>);
@@ -158,6 +165,52 @@ fn routed_settings(spec: &NetworkSpec, mac: MacAddr) -> modes::routed::Settings 
     }
 }
 
+fn nat_settings(spec: &NetworkSpec, mac: MacAddr) -> modes::nat::Settings {
+    let (v4, v6) = (spec.gateway4().map(IpAddr::V4), spec.gateway6().map(IpAddr::V6));
+    let egress = match spec.translates() {
+        false => nat::Egress::Host,
+        true => nat::Egress::Uplink(nat::Uplink {
+            mac: station_mac(&spec.name, "outside"),
+            addresses: spec
+                .address
+                .map(Into::into)
+                .into_iter()
+                .chain(spec.address6.map(Into::into))
+                .collect(),
+            next_hop4: spec.next_hop.map(Into::into),
+            next_hop6: spec.next_hop6.map(Into::into),
+            answer_echo: true,
+            answer_unsolicited: true,
+        }),
+    };
+    let mut napt = napt::Settings::new([seed(), seed()]);
+    napt.filtering = match spec.filtering {
+        Filtering::EndpointIndependent => napt::Filtering::EndpointIndependent,
+        Filtering::AddressDependent => napt::Filtering::AddressDependent,
+        Filtering::AddressAndPortDependent => napt::Filtering::AddressAndPortDependent,
+    };
+    napt.sessions_per_host = spec.quota;
+    napt.mappings_per_host = napt.mappings_per_host.min(spec.quota);
+    modes::nat::Settings {
+        subnets: spec.subnets().collect(),
+        gateway: v4.into_iter().chain(v6).collect(),
+        mac,
+        egress,
+        napt,
+        ageing: Duration::from_secs(spec.ageing_s.into()),
+        fdb_max: spec.fdb_max as usize,
+    }
+}
+
+/// Whether a network's floods go to a port of this role: the uplink of a network that routes is on another link.
+pub(super) fn is_flooded(spec: &NetworkSpec, role: Role) -> bool {
+    match role {
+        Role::Uplink => spec.mode == ModeWord::Bridge,
+        Role::HostInterface => spec.mode != ModeWord::Routed,
+        Role::Guest | Role::Gateway => true,
+    }
+}
+
 /// What the DHCP server of a network tells, if the network has one.
 pub(super) fn dhcp4_config(spec: &NetworkSpec) -> Option<Dhcp4Config> {
     let (first, last) = spec.dhcp_range()?;
@@ -173,6 +226,10 @@ pub(super) fn dhcp4_config(spec: &NetworkSpec) -> Option<Dhcp4Config> {
     config.boot_file = spec.boot_file.clone();
     config.next_server = spec.boot_server;
     config.names_kept = vec!["gateway".to_owned()];
+    // Each guest of a routed network is on a link of its own: there is nobody to ask.
+    if spec.mode == ModeWord::Routed {
+        config.probe = None;
+    }
     Some(config)
 }
 

@@ -10,6 +10,7 @@ use ctl::protocol::{Forward, Lease, NatSession, NatSessionList, Refusal, Resolve
 use modes::gateway::dhcp4::{Owner, Reservation};
 use modes::gateway::dhcp6::{Client, Reservation as Reservation6};
 use modes::gateway::{Gateway, Services};
+use modes::nat::UplinkAddress;
 use switch_core::napt::NatAccess;
 use switch_core::{Instant, PortId};
 
@@ -520,6 +521,14 @@ pub(super) fn resolved(network: &Network, now: Instant) -> Option<Resolved> {
         sessions: network.mode.nat().map(|nat| nat.sessions(now, 0).1 as u64),
         ..Resolved::default()
     };
+    if let Some(status) = network.nat.as_ref().map(|nat| nat.status()) {
+        // What was configured, or what a DHCP server of the outside gave.
+        let address = |a: UplinkAddress| format!("{}/{}", a.address, a.prefix);
+        told.address = status.v4.map(address);
+        told.address6 = status.v6.map(address);
+        told.next_hop = status.v4.and_then(|a| a.next_hop).map(text);
+        told.next_hop6 = status.v6.and_then(|a| a.next_hop).map(text);
+    }
     if let Some((shared, _)) = &network.gateway
         && let Some(dhcp) = &shared.lock().services().dhcp4
     {

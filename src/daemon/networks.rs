@@ -55,6 +55,7 @@ impl Host {
             id,
             spec: spec.clone(),
             mode: made.mode,
+            nat: made.nat,
             gateway: None,
             told: Told::default(),
             host_side: HostSide::default(),
@@ -196,10 +197,22 @@ impl Host {
         if new.mtu != old.mtu {
             self.spread_mtu(state, name);
         }
-        self.drop_ports(state, &go);
         come.iter().for_each(|port| state.tell_mode(port));
         self.publish(state);
         self.start_ports(state, come.iter().map(|n| &**n));
+        // The host's addresses go when there is a way for them, and before the way that they had is gone.
+        if let Some(network) = state.networks.get_mut(name)
+            && let Err(error) = self.follow_move(network, &new)
+        {
+            network.spec = old.clone();
+            if let Err(error) = self.follow_move(network, &old) {
+                warn!(network = name, %error, "the host's addresses did not move again");
+                network.host_side.problem = Some(error.to_string());
+            }
+            self.drop_ports(state, &come);
+            return Err(Refusal::refused(format!("{what}: {error}")));
+        }
+        self.drop_ports(state, &go);
         info!(network = name, keys = %words(&new.words()), "network changed");
         Ok(())
     }

@@ -18,6 +18,7 @@ use datapath::counters::PortCounters;
 use datapath::police::RateLimit;
 use datapath::pool::Datapath;
 use datapath::topology::{PortEntry, Topology};
+use modes::nat::Nat;
 use switch_core::guard::SourceGuard;
 use switch_core::ids::Registry;
 use switch_core::mode::{Mode, PortFacts, Role};
@@ -81,6 +82,8 @@ pub(super) struct Network {
     pub(super) id: NetworkId,
     pub(super) spec: NetworkSpec,
     pub(super) mode: Arc<dyn Mode>,
+    /// Its translation, if the switch does that itself.
+    pub(super) nat: Option<Arc<Nat>>,
     /// The gateway, once its port is there.
     pub(super) gateway: Option<(Shared, Running)>,
     /// What an operator told it of single guests.
@@ -190,6 +193,7 @@ impl Everything {
             counters: Arc::clone(&port.counters),
             pvid: spec.and_then(|s| s.vlan),
             isolated: spec.is_some_and(|s| s.isolated),
+            flooded: compose::is_flooded(&network.spec, port.purpose.role()),
             mtu: self.mtu(&port.network, spec.and_then(|s| s.mtu)).0,
             guard,
             rate: port.rate.clone(),

@@ -61,6 +61,7 @@ fn rig(guests: usize) -> Rig {
         counters,
         pvid: None,
         isolated: false,
+        flooded: true,
         mtu: 1500,
         guard: None,
         rate: None,

@@ -64,7 +64,7 @@ const KEYS: &[Key] = &[
     live("boot-file", OUTWARD),
     live("boot-server", OUTWARD),
     fixed("filtering", &[Nat]),
-    live("quota", &[Nat]),
+    fixed("quota", &[Nat]),
     live("mtu", EVERY),
     live("ageing", SWITCHED),
     live("fdb-max", SWITCHED),
