@@ -10,21 +10,25 @@
 
 mod counters;
 mod daemon;
+mod dhcp;
 mod flow;
 mod guest;
 pub mod logs;
 mod needs;
 mod netns;
 pub mod process;
+mod program;
 mod suite;
 mod testpmd;
 
 pub use counters::{PortCounters, conservation, counters};
 pub use daemon::{Daemon, DaemonOptions, Output, binary};
+pub use dhcp::{DhcpClient, DhcpProgram, RENEWAL_S, Told};
 pub use flow::Flow;
 pub use guest::{Guest, GuestOptions, Role};
 pub use needs::Need;
 pub use netns::Netns;
+pub use program::Program;
 pub use suite::Suite;
 pub use testpmd::{RingLayout, Testpmd};
 

@@ -1,7 +1,8 @@
 //! Network namespaces of a test's own, and the interfaces in them.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
@@ -12,7 +13,10 @@ use rustix::thread::LinkNameSpaceType;
 
 use crate::process::{self, Output};
 
-/// A network namespace. Its interfaces go with it when it is dropped.
+/// Files here take the place of those in `/etc` for what `ip netns exec` starts.
+const ETC: &str = "/etc/netns";
+
+/// A network namespace. Its interfaces and files go with it when it is dropped.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
@@ -37,6 +41,28 @@ impl Netns {
     /// The name, as `ip netns` knows it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Lets the namespace have IPv6: on the interfaces that it gets from now on.
+    ///
+    /// # Errors
+    /// The kernel has none.
+    pub fn enable_ipv6(&self) -> Result<()> {
+        // An address is to be had at once, not after a second of looking for others that have it.
+        self.run("cd /proc/sys/net/ipv6/conf; echo 0 >default/disable_ipv6; echo 0 >default/accept_dad")?;
+        Ok(())
+    }
+
+    /// Writes the `resolv.conf` of the programs in the namespace. What runs already sees a change of it, if there was
+    /// one when it started.
+    ///
+    /// # Errors
+    /// Not permitted.
+    pub fn set_resolver(&self, text: &str) -> Result<()> {
+        let dir = Path::new(ETC).join(&self.name);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        // Written in place: a program has this very file mounted.
+        fs::write(dir.join("resolv.conf"), text).with_context(|| format!("cannot write to {}", dir.display()))
     }
 
     /// A command that will run in the namespace.
@@ -117,5 +143,7 @@ impl Drop for Netns {
     fn drop(&mut self) {
         // A namespace that cannot be removed is left for `ip netns` to show; a test's verdict does not hang on it.
         let _ = process::sh(&format!("ip netns del {}", self.name));
+        // There is none for most.
+        let _ = fs::remove_dir_all(Path::new(ETC).join(&self.name));
     }
 }
