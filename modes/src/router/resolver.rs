@@ -191,6 +191,15 @@ impl Resolver {
                 link: Some(mac),
                 ..
             }) => (IpAddr::V6(*target), *mac, false, *solicited, *overrides),
+            // Whoever was asked directly may leave out where it is, as everybody knows (RFC 4861, 7.2.5).
+            Heard::Nd(Neighbor {
+                message: Message::Advertisement { solicited: true, .. }, target, link: None, ..
+            }) => {
+                let address = IpAddr::V6(*target);
+                let station = self.neighbors.peek(link, address).filter(|known| known.port == from)?;
+                self.neighbors.confirm(now, link, address, station);
+                return Some(Learned::Confirmed);
+            }
             Heard::Nd(_) => return None,
         };
         let key = (link, address);

@@ -330,6 +330,46 @@ fn a_cache_sees_every_completed_change_by_its_next_burst() {
 }
 
 #[test]
+fn workers_read_while_the_table_changes() {
+    let rig = Rig::new(Limits { total: 64, each: 32 });
+    let stations: Vec<Station> =
+        (1..5).map(|n| Station { mac: mac(n), port: rig.ports[usize::from(n)] }).collect();
+    let address = |n: u32| IpAddr::from([10, 0, 0, (n % 100) as u8]);
+    std::thread::scope(|scope| {
+        for worker in 0..3_u32 {
+            let (neighbors, stations) = (Arc::clone(&rig.neighbors), &stations);
+            scope.spawn(move || {
+                let mut cache = Cache::new(neighbors);
+                for n in 0..20_000 {
+                    cache.begin(at(n.into()));
+                    if let Some(found) = cache.get(LINK, address(n * (worker + 1))) {
+                        assert!(stations.contains(&found));
+                        cache.confirm(LINK, address(n), found);
+                    }
+                }
+            });
+        }
+        for n in 0..20_000_u32 {
+            let station = stations[(n / 3) as usize % 4];
+            rig.neighbors.learn(at(n.into()), LINK, address(n), station, true);
+            match n % 500 {
+                0 => rig.neighbors.forget_port(station.port),
+                1 => drop(rig.neighbors.stale(at(40_000 + u64::from(n)))),
+                _ => {}
+            }
+        }
+    });
+    assert!(rig.neighbors.len() <= 64);
+    let mut cache = Cache::new(Arc::clone(&rig.neighbors));
+    cache.begin(at(0));
+    for n in 0..100 {
+        assert_eq!(cache.get(LINK, address(n)), rig.neighbors.peek(LINK, address(n)));
+    }
+    stations.iter().for_each(|station| rig.neighbors.forget_port(station.port));
+    assert!(rig.neighbors.is_empty() && !rig.neighbors.ages());
+}
+
+#[test]
 fn errors_are_sent_back_and_limited() {
     let ports = ports();
     let udp = |six: bool| {

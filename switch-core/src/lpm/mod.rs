@@ -11,16 +11,16 @@
 //! most tables that is one or two steps; how long the prefixes are does not matter, so a host route of IPv6 costs
 //! what a /64 costs.
 //!
-//! Memory: keys, answers and buckets for at most `2n + 1` ranges, with answers of four bytes 30 bytes for a prefix of
-//! IPv4 and 60 of IPv6 at the most; a handful of routes is a handful of lines. Building sorts the prefixes once and
+//! Memory: keys, answers and buckets for at most `2n + 1` ranges, with answers of four bytes about 24 bytes for a
+//! prefix of IPv4 and 48 of IPv6; a handful of routes is a handful of lines. Building sorts the prefixes once and
 //! sweeps over them.
 //!
 //! # Why not another's
 //! - `prefix-trie`, `ip_network_table`/treebitmap, `iptrie`: maps that change in place, with a node or a few bits of
 //!   the prefix for each step. They serve a control plane well; a lookup of a long prefix among many is a chain of
 //!   ten to thirty dependent loads.
-//! - `poptrie` comes nearest, and its lookups of IPv4 are as good; but it takes six bits a step, so a host route of
-//!   IPv6 is up to twenty steps deep, and host routes are what guests have. It is young (0.2).
+//! - `poptrie` comes nearest, but it takes six bits a step, so a host route of IPv6 is up to twenty steps deep, and
+//!   host routes are what guests have. It is young (0.2).
 //! - DIR-24-8 (as in DPDK) is one load faster, for 64 MB for each table.
 //!
 //! Whole tables of this size are rebuilt in some tens of milliseconds, off the workers.

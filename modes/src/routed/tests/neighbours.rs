@@ -84,9 +84,11 @@ fn the_uplink_is_reached_by_neighbours_and_next_hops() {
     assert_eq!((asked[0].0, question.target), (UPLINK, v6("fe80::99")));
     let stray = Arp::request(mac(9), v4("198.51.100.1"), v4("192.0.2.10")).to_frame(ROUTER);
     rig.inject(UPLINK, &stray);
+    let remembered = rig.routed.neighbors.peek(Link::Port(rig.ports[UPLINK]), ip("198.51.100.1"));
+    assert_eq!(remembered, None, "what is not on the segment is no neighbour");
     let frame = udp(A, "10.0.0.5", "198.51.100.1");
     let Fate::Slow(asked) = rig.inject(A, &frame) else { panic!("a question") };
-    assert_eq!(Arp::of_frame(&asked[0].1).map(|arp| arp.target), Some(v4("192.0.2.1")), "not on the segment");
+    assert_eq!(Arp::of_frame(&asked[0].1).map(|arp| arp.target), Some(v4("192.0.2.1")));
 }
 
 #[test]
