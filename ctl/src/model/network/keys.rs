@@ -86,6 +86,7 @@ pub(in crate::model) const FIXED: &[&str] = &[
     "next-hop6",
     "ip-forward",
     "filtering",
+    "quota",
     "name",
 ];
 
