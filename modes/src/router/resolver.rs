@@ -193,7 +193,10 @@ impl Resolver {
             }) => (IpAddr::V6(*target), *mac, false, *solicited, *overrides),
             // Whoever was asked directly may leave out where it is, as everybody knows (RFC 4861, 7.2.5).
             Heard::Nd(Neighbor {
-                message: Message::Advertisement { solicited: true, .. }, target, link: None, ..
+                message: Message::Advertisement { solicited: true, .. },
+                target,
+                link: None,
+                ..
             }) => {
                 let address = IpAddr::V6(*target);
                 let station = self.neighbors.peek(link, address).filter(|known| known.port == from)?;

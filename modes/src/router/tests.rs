@@ -272,6 +272,34 @@ fn stale_neighbours_in_use_are_asked_and_then_forgotten() {
     assert_eq!(rig.resolver.poll_at(), None, "nothing is due");
 }
 
+/// As Linux answers a question that was sent to it alone.
+#[test]
+fn a_direct_answer_without_a_mac_address_keeps_a_neighbour() {
+    let mut rig = Rig::new(Limits::default());
+    let bare = |target: &str, solicited: bool| {
+        let Heard::Nd(said) = advertisement(5, target, solicited, true) else { panic!("ND") };
+        Heard::Nd(Neighbor { link: None, ..said })
+    };
+    assert_eq!(rig.observe(at(0), 1, bare("fd00::5", true)), None, "nobody knows where it is");
+    rig.observe(at(0), 1, advertisement(5, "fd00::5", true, true));
+    rig.send(at(0), "fd00::5", 3, 0);
+    rig.observe(at(0), 1, advertisement(5, "fd00::5", true, true));
+    rig.sent();
+    let mut questions = 0;
+    for ms in (500..60_000).step_by(500) {
+        assert!(rig.neighbors.get(at(ms), LINK, ip("fd00::5")).is_some(), "forgotten after {ms} ms");
+        rig.poll(at(ms));
+        for _ in rig.sent() {
+            questions += 1;
+            assert_eq!(rig.observe(at(ms), 1, bare("fd00::5", false)), None, "nobody asked for this");
+            assert_eq!(rig.observe(at(ms), 2, bare("fd00::5", true)), None, "it is not there");
+            assert_eq!(rig.observe(at(ms), 1, bare("fd00::5", true)), Some(Learned::Confirmed));
+        }
+    }
+    assert_eq!(questions, 1, "an answer is enough");
+    assert_eq!(rig.where_is("fd00::5"), Some((mac(5), 1)));
+}
+
 #[test]
 fn a_port_that_invents_addresses_loses_its_own() {
     let mut rig = Rig::new(Limits { total: 40, each: 20 });
