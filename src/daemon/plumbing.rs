@@ -5,6 +5,7 @@
 //! table that somebody flushed) comes by events, which the control thread reads when it is told to look.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -269,7 +270,8 @@ impl Host {
     }
 }
 
-/// Where the host's packets to a routed network's guests go: what ports were told, and what guests leased.
+/// Where the host's packets to a routed network go: to its router, and to guests by what ports were told and what was
+/// leased.
 fn guest_routes(state: &Everything, network: &str, now: switch_core::Instant) -> BTreeSet<HostRoute> {
     let members = state.ports.values().filter(|p| p.network == network);
     let specs = members.filter_map(|p| match &p.purpose {
@@ -280,6 +282,12 @@ fn guest_routes(state: &Everything, network: &str, now: switch_core::Instant) ->
     for spec in specs {
         routes.extend(spec.ip.iter().map(|&ip| HostRoute::to(ip)));
         routes.extend(spec.routes.iter().map(|&destination| HostRoute { destination, source: None }));
+    }
+    if let Some(Network { spec, .. }) = state.networks.get(network) {
+        // A host that checks where packets come from (`rp_filter`) drops the router's errors without a route to it.
+        // Only in a subnet is its address no other network's, too.
+        let gateway4 = spec.gateway4().filter(|_| spec.subnet.is_some()).map(IpAddr::V4);
+        routes.extend(gateway4.into_iter().chain(spec.gateway6().map(IpAddr::V6)).map(HostRoute::to));
     }
     if let Some((gateway, _)) = state.networks.get(network).and_then(|n| n.gateway.as_ref())
         && let Some(dhcp) = &gateway.lock().services().dhcp4
