@@ -64,7 +64,7 @@ fn networks_of_every_mode() {
     assert_eq!(shell.weft("--json net show virbr0").json()["keys"], show["keys"]);
     shell.weft("net set virbr0 subnet=10.0.0.0/24").failed(1, "delete the network and add it again");
     shell.weft("net set rt uplink=eth9").failed(1, "uplink= of a routed network cannot change");
-    shell.weft("net set lan quota=100").failed(1, "quota= does not go with mode=bridge");
+    shell.weft("net set lan domain=x.y").failed(1, "domain= does not go with mode=bridge");
     shell.daemon.stop();
 }
 

@@ -510,7 +510,7 @@ fn keys_that_change_while_a_network_forwards() {
             "uplink= of a routed network cannot change while it exists: delete",
         ),
         (&net("mode=routed"), "host-if", "off", again),
-        (&net("mode=routed"), "quota", "100", "quota= does not go with mode=routed"),
+        (&net("mode=routed"), "quota", "100", again),
         (&net(""), "dns-servers", "9.9.9.9", "dns-servers= does not go with mode=bridge"),
         (&net("mode=internal"), "uplink", "eth0", "internal networks have no way out"),
         (&net(NAT), "mtu", "1", "from 68 to 65535"),
