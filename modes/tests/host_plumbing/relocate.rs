@@ -60,7 +60,8 @@ fn host() -> Namespace {
         ip addr add 192.0.2.10/24 brd + dev nic0
         ip addr add 192.0.2.11/24 dev nic0 label nic0:1
         ip addr add 10.9.0.1/24 dev nic0 noprefixroute
-        ip addr add fd00:2::10/64 dev nic0 nodad
+        ip addr add fd00:2::10/64 dev nic0
+        ip addr add fd00:2::11/64 dev nic0 nodad
         ip route add 10.9.0.0/24 dev nic0 proto kernel scope link src 10.9.0.1 metric 100
         ip route add default via 192.0.2.1 dev nic0 src 192.0.2.10 proto static metric 50
         ip route add 203.0.113.0/24 via 192.0.2.1 dev nic0 mtu 1400
@@ -159,7 +160,7 @@ fn move_and_back() {
     let confirmed = Event::MoveConfirmed { nic: "nic0".into(), host_if: "xenbr0".into() };
     assert_eq!(t.event(), confirmed);
     // Both ways, both families, each datagram once.
-    for to in ["192.0.2.10", "192.0.2.11", "10.9.0.1", "fd00:2::10"] {
+    for to in ["192.0.2.10", "192.0.2.11", "10.9.0.1", "fd00:2::10", "fd00:2::11"] {
         let told = far.sh(&format!("ping -c 3 -i 0.05 -W 1 {to}"));
         assert!(told.contains("3 received") && !told.contains("DUP"), "{told}");
     }
@@ -206,8 +207,8 @@ fn move_loses_no_ping() {
         let told = String::from_utf8(ping.wait_with_output().expect("ping").stdout).unwrap();
         let received = told.split(" received").next().and_then(|t| t.rsplit(' ').next());
         let received: u32 = received.and_then(|n| n.parse().ok()).expect("a count");
-        // A second would be fifty of them.
-        assert!(received > 100, "{told}");
+        // A second would be fifty of them. None is lost, as a rule; a busy machine delays one or the other.
+        assert!(received >= 145, "{told}");
     }
 }
 

@@ -7,8 +7,8 @@
 //!    stay right), is set up, and gets the addresses; then the same MAC address once more, which makes the kernel
 //!    announce them (`arp_notify`, `ndisc_notify`).
 //! 2. It gets the neighbours that the NIC knows, and the routes: those on the link first, as the others need them.
-//! 3. The NIC loses its routes, ARP, its neighbours and its addresses, in the opposite order.
-//! 4. The NIC's IP stack is silenced.
+//! 3. The NIC loses its routes, its neighbours and its addresses, in the opposite order.
+//! 4. The NIC loses ARP, and its IP stack is silenced.
 //!
 //! Why silenced, and how: a packet socket gets a copy of each frame that arrives; the host's IP stack gets it, too,
 //! and an address is the host's by whichever interface it comes in. Each datagram would be received twice. Xen gave
@@ -189,6 +189,15 @@ fn relabelled(address: &Address, from: &str, to: &str) -> Address {
     address
 }
 
+/// In the order in which the kernel has to be given them to list them as it does now: IPv4 as listed, a primary address
+/// before its secondary ones; IPv6 the other way around, because a new one comes before those that are there. Which
+/// address is an interface's first decides what the host's own packets come from.
+fn in_adding_order(addresses: &[Address]) -> Vec<Address> {
+    let ipv4 = addresses.iter().filter(|address| address.address.is_ipv4());
+    let ipv6 = addresses.iter().rev().filter(|address| address.address.is_ipv6());
+    ipv4.chain(ipv6).cloned().collect()
+}
+
 /// On the link first: the others' gateways are found by them.
 fn in_order(mut routes: Vec<Route>) -> Vec<Route> {
     routes.sort_by_key(|route| route.gateway.is_some() && !route.onlink);
@@ -217,8 +226,8 @@ pub(in crate::host) fn plan(nic: &Side, host_if: &Side, made_s: u64) -> Plan {
         steps.push(Step::Flag { on: End::HostIf, flag: Flag::Up, to: true });
     }
 
-    let moved: Vec<(Address, bool)> = nic
-        .addresses
+    let addresses = in_adding_order(&nic.addresses);
+    let moved: Vec<(Address, bool)> = addresses
         .iter()
         .map(|address| {
             let there = host_if.addresses.iter().any(|other| other.same(address));
@@ -249,12 +258,14 @@ pub(in crate::host) fn plan(nic: &Side, host_if: &Side, made_s: u64) -> Plan {
     if !neighbours.is_empty() {
         steps.push(Step::Take { from: End::Nic, item: Item::Neighbours(neighbours) });
     }
+    // Secondary addresses before the primary one, which would take them along.
+    for address in addresses.into_iter().rev() {
+        steps.push(Step::Take { from: End::Nic, item: Item::Address(address) });
+    }
+    // After the addresses, so that it is on again before they are there again: turning it on makes the kernel look
+    // for duplicates of the addresses that it finds.
     if nic.arp {
         steps.push(Step::Flag { on: End::Nic, flag: Flag::Arp, to: false });
-    }
-    // Secondary addresses before the primary one, which would take them along.
-    for address in nic.addresses.iter().rev() {
-        steps.push(Step::Take { from: End::Nic, item: Item::Address(address.clone()) });
     }
     steps.extend(nic.set("ipv4/rp_filter", "1"));
     steps.extend(nic.set("ipv6/disable_ipv6", "1"));

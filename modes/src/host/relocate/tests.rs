@@ -91,7 +91,14 @@ impl Host {
                     return Err(format!("{address}: IPv6 is off on {name}"));
                 }
                 if !interface.addresses.iter().any(|other| other.same(address)) {
-                    interface.addresses.push(address.clone());
+                    // IPv4 behind IPv4, IPv6 before what is of no wider scope.
+                    let narrow =
+                        |a: &Address| matches!(a.address, IpAddr::V6(a) if a.is_unicast_link_local());
+                    let place = interface.addresses.iter().position(|other| match address.address {
+                        IpAddr::V4(_) => other.address.is_ipv6(),
+                        IpAddr::V6(_) => other.address.is_ipv6() && (narrow(other) || !narrow(address)),
+                    });
+                    interface.addresses.insert(place.unwrap_or(interface.addresses.len()), address.clone());
                 }
             }
             Item::Route(route) => {
@@ -233,6 +240,8 @@ fn all_addresses() -> Vec<Address> {
         noprefix("172.16.0.1/16"),
         address("198.51.100.1/32"),
         address("fd00:2::10/64"),
+        address("fd00:2::11/64"),
+        address("fd00:3::1/64"),
         address("fe80::1/64"),
         Address { lifetime: Some(Lifetime { preferred: 50, valid: 100 }), ..address("192.0.2.12/24") },
     ]
@@ -253,7 +262,7 @@ fn all_routes() -> Vec<Route> {
 
 prop_compose! {
     fn hosts()(
-        addresses in proptest::sample::subsequence(all_addresses(), 0..=9),
+        addresses in proptest::sample::subsequence(all_addresses(), 0..=11),
         routes in proptest::sample::subsequence(all_routes(), 0..=8).prop_shuffle(),
         known in proptest::sample::subsequence(vec![
             neighbour("192.0.2.1", Knowledge::Reachable),
