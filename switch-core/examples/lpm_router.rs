@@ -59,6 +59,7 @@ fn frame(source: IpAddr, destination: IpAddr) -> Vec<u8> {
 /// Nanoseconds for each frame.
 fn route(lpm: &Lpm<NonZeroU32>, frames: &[Vec<u8>]) -> f64 {
     let mut heads: Vec<Head> = (0..BURST).map(|_| Head::new()).collect();
+    let (mut packets, mut destinations, mut routes) = (Vec::new(), Vec::new(), Vec::new());
     let mut forwarded = 0;
     let began = Instant::now();
     for _ in 0..ROUNDS {
@@ -67,11 +68,17 @@ fn route(lpm: &Lpm<NonZeroU32>, frames: &[Vec<u8>]) -> f64 {
                 head.begin(frame.len() as u32, frame.len()).copy_from_slice(frame);
                 let _ = switch_core::check::frame(head, OffloadSet::NONE);
             }
-            for head in &mut heads[..burst.len()] {
-                let Ok(mut packet) = Packet::of_head(head) else { continue };
-                let (Some(from), Some(to)) = (lpm.get(packet.source()), lpm.get(packet.destination())) else {
-                    continue;
-                };
+            packets.clear();
+            destinations.clear();
+            routes.clear();
+            for head in &heads[..burst.len()] {
+                let Ok(packet) = Packet::of_head(head) else { continue };
+                destinations.push(packet.destination());
+                packets.push(packet);
+            }
+            lpm.get_all(&destinations, &mut routes);
+            for ((head, packet), to) in heads.iter_mut().zip(&mut packets).zip(&routes) {
+                let (Some(from), Some(to)) = (lpm.get(packet.source()), to) else { continue };
                 let to = MacAddr([2, 0, from.get() as u8, 0, 0, to.get() as u8]);
                 packet.decrement_hop_limit(head);
                 set_macs(head, to, MacAddr([2; 6]));

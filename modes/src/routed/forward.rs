@@ -1,4 +1,7 @@
 //! One worker's view of a routed network: the fast path, on heads.
+//!
+//! With few routes, each frame is decided by itself. With many, a look-up mostly waits for memory; then all frames of
+//! a burst are read first, their routes are looked up together, and they are sent on after that.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use switch_core::time::Instant;
 use switch_core::verdict::{Verdict, Verdicts};
 
 use super::Routed;
-use super::table::{Hop, Table, Target, Way};
+use super::table::{Hop, Route, Table, Target, Way};
 use crate::router::{Cache, Link, Station};
 
 /// A worker's view of a routed network.
@@ -24,6 +27,19 @@ pub(super) struct RoutedForwarder {
     table: Arc<Table>,
     epoch: u64,
     cache: Cache,
+    together: Together,
+}
+
+/// Routes from which on those of a burst are looked up together.
+const MANY: usize = 4096;
+
+/// The frames of a burst whose routes are looked up together; kept for its memory.
+#[derive(Debug, Default)]
+struct Together {
+    /// Of each frame: its packet, and which of `destinations` it goes to; or nothing, if it was decided already.
+    packets: Vec<Option<(Packet, usize)>>,
+    destinations: Vec<IpAddr>,
+    routes: Vec<Option<Route>>,
 }
 
 /// A burst on its way.
@@ -45,7 +61,7 @@ impl RoutedForwarder {
         let epoch = routed.epoch.load(Ordering::Acquire);
         let table = routed.table();
         let cache = Cache::new(Arc::clone(&routed.neighbors));
-        Self { routed, table, epoch, cache }
+        Self { routed, table, epoch, cache, together: Together::default() }
     }
 }
 
@@ -71,7 +87,12 @@ impl Forwarder for RoutedForwarder {
             last_source: None,
             last_destination: None,
         };
-        for (head, verdict) in heads.iter_mut().zip(out.as_mut_slice()) {
+        let verdicts = out.as_mut_slice();
+        if burst.table.len() >= MANY {
+            burst.decide_together(heads, verdicts, &mut self.together);
+            return;
+        }
+        for (head, verdict) in heads.iter_mut().zip(verdicts) {
             *verdict = burst.decide(head).unwrap_or_else(Verdict::Drop);
         }
     }
@@ -80,38 +101,96 @@ impl Forwarder for RoutedForwarder {
 /// What becomes of a frame, or why nothing does.
 type Decision = Result<Verdict, DropReason>;
 
+/// A frame that was read.
+enum Read {
+    /// It is to be routed.
+    Packet(Packet),
+    /// It is not.
+    Decided(Verdict),
+}
+
 impl Burst<'_> {
     #[inline]
     fn decide(&mut self, head: &mut Head) -> Decision {
+        let packet = match self.read(head)? {
+            Read::Packet(packet) => packet,
+            Read::Decided(verdict) => return Ok(verdict),
+        };
+        self.route(head, packet, None)
+    }
+
+    /// Decides a burst whose routes are looked up together.
+    fn decide_together(&mut self, heads: &mut [Head], verdicts: &mut [Verdict], t: &mut Together) {
+        t.packets.clear();
+        t.destinations.clear();
+        t.routes.clear();
+        for (head, verdict) in heads.iter().zip(verdicts.iter_mut()) {
+            let packet = match self.read(head) {
+                Ok(Read::Packet(packet)) => packet,
+                Ok(Read::Decided(decided)) => {
+                    *verdict = decided;
+                    t.packets.push(None);
+                    continue;
+                }
+                Err(reason) => {
+                    *verdict = Verdict::Drop(reason);
+                    t.packets.push(None);
+                    continue;
+                }
+            };
+            let destination = packet.destination();
+            if t.destinations.last() != Some(&destination) {
+                t.destinations.push(destination);
+            }
+            t.packets.push(Some((packet, t.destinations.len() - 1)));
+        }
+        self.table.find_all(&t.destinations, &mut t.routes);
+        for ((head, verdict), packet) in heads.iter_mut().zip(verdicts).zip(&t.packets) {
+            if let Some((packet, at)) = packet {
+                let route = t.routes.get(*at).copied().flatten();
+                *verdict = self.route(head, *packet, Some(route)).unwrap_or_else(Verdict::Drop);
+            }
+        }
+    }
+
+    /// What can be said of a frame before its route is known.
+    #[inline]
+    fn read(&mut self, head: &Head) -> Result<Read, DropReason> {
         if head.vlan.is_some() {
             return Err(DropReason::NotRouted);
         }
         let destination = head.destination();
         if destination.is_group() {
-            return self.decide_group(head);
+            return self.decide_group(head).map(Read::Decided);
         }
         // What the gateway sends by the network is to be routed, whatever MAC address it wrote.
         if destination != self.router && self.role != Role::Gateway {
             return Err(DropReason::NotRouted);
         }
         if head.ethertype() == ETHERTYPE_ARP {
-            return self.to_gateway();
+            return self.to_gateway().map(Read::Decided);
         }
-        let mut packet = Packet::of_head(head)?;
-        let (source, destination) = (packet.source(), packet.destination());
+        let packet = Packet::of_head(head)?;
         if is_discovery(&packet) && packet.hop_limit() == 255 {
-            return self.to_gateway();
+            return self.to_gateway().map(Read::Decided);
         }
-        if !is_host(destination) {
+        if !is_host(packet.destination()) {
             return Err(DropReason::NotRouted);
         }
+        Ok(Read::Packet(packet))
+    }
+
+    /// Sends a packet on its way. `route` is what the table says of its destination, if that was asked already.
+    #[inline]
+    fn route(&mut self, head: &mut Head, mut packet: Packet, route: Option<Option<Route>>) -> Decision {
+        let (source, destination) = (packet.source(), packet.destination());
         self.check_source(source, destination, head.source())?;
         if is_link_local(destination) {
             return self.to_gateway();
         }
         let (way, mac) = match self.last_destination {
             Some((last, way, mac)) if last == destination => (way, mac),
-            _ => match self.look_up(destination)? {
+            _ => match self.look_up(destination, route)? {
                 Some(found) => found,
                 None => return self.to_gateway(),
             },
@@ -208,8 +287,16 @@ impl Burst<'_> {
 
     /// The way to an address and the next hop's MAC address; `None` if the slow path is to say.
     #[inline]
-    fn look_up(&mut self, destination: IpAddr) -> Result<Option<(Way, MacAddr)>, DropReason> {
-        let way = match self.table.find(destination) {
+    fn look_up(
+        &mut self,
+        destination: IpAddr,
+        route: Option<Option<Route>>,
+    ) -> Result<Option<(Way, MacAddr)>, DropReason> {
+        let target = match route {
+            Some(route) => route.and_then(|route| self.table.target(route)),
+            None => self.table.find(destination),
+        };
+        let way = match target {
             Some(Target::Out(way)) => way,
             Some(Target::Broadcast) => return Err(DropReason::NotRouted),
             Some(Target::Own | Target::Nobody) | None => return Ok(None),

@@ -57,10 +57,13 @@ impl Hop {
     }
 }
 
+/// A route's number in its table.
+pub(super) type Route = NonZeroU32;
+
 /// The routes and the ports.
 #[derive(Debug)]
 pub(super) struct Table {
-    routes: Lpm<NonZeroU32>,
+    routes: Lpm<Route>,
     /// By the route's number, less one.
     targets: Vec<Target>,
     /// By the port's index.
@@ -72,12 +75,12 @@ pub(super) struct Table {
 /// Collects routes. Later ones take the place of earlier ones.
 #[derive(Default)]
 struct Builder {
-    prefixes: Vec<(IpNetwork, NonZeroU32)>,
+    prefixes: Vec<(IpNetwork, Route)>,
     targets: Vec<Target>,
 }
 
 impl Builder {
-    fn target(&mut self, target: Target) -> Option<NonZeroU32> {
+    fn target(&mut self, target: Target) -> Option<Route> {
         if self.targets.last() != Some(&target) {
             self.targets.push(target);
         }
@@ -155,7 +158,25 @@ impl Table {
     /// Where a packet to an address goes; `None` if there is no route.
     #[inline]
     pub(super) fn find(&self, address: IpAddr) -> Option<&Target> {
-        self.targets.get(self.routes.get(address)?.get() as usize - 1)
+        self.target(self.routes.get(address)?)
+    }
+
+    /// Finds the routes of many addresses at once.
+    #[inline]
+    pub(super) fn find_all(&self, addresses: &[IpAddr], out: &mut Vec<Option<Route>>) {
+        self.routes.get_all(addresses, out);
+    }
+
+    /// Where a route leads.
+    #[inline]
+    pub(super) fn target(&self, route: Route) -> Option<&Target> {
+        self.targets.get(route.get() as usize - 1)
+    }
+
+    /// How many routes there are.
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.routes.len()
     }
 
     /// Whether an address is a guest's, or behind one: which port's.

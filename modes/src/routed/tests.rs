@@ -127,6 +127,16 @@ impl Rig {
         self.routed.port_changed(self.ports[port], &facts);
     }
 
+    /// Gives guest B so many prefixes that routes are looked up together.
+    fn with_many_routes(self) -> Self {
+        let mut facts = facts(Role::Guest, Some(mac(B)), &["10.0.0.6", "fd00::6"], &[]);
+        facts.routes = (0..5000_u32)
+            .map(|n| IpNetwork::new(Ipv4Addr::from(0x6440_0000 + n * 4).into(), 30).expect("at most 32"))
+            .collect();
+        self.set(B, facts);
+        self
+    }
+
     fn number(&self, port: PortId) -> usize {
         self.ports.iter().position(|p| *p == port).expect("a port")
     }

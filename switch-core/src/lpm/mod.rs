@@ -35,6 +35,9 @@ use ipnetwork::IpNetwork;
 
 use spans::{Key, Spans};
 
+/// Lookups of a burst that wait together.
+const TOGETHER: usize = crate::verdict::BURST;
+
 /// A table of prefixes of both families, each with a value. See the module's text.
 #[derive(Clone, Debug)]
 pub struct Lpm<T> {
@@ -82,6 +85,30 @@ impl<T: Copy + PartialEq> Lpm<T> {
     #[inline]
     pub fn get_v6(&self, address: Ipv6Addr) -> Option<T> {
         self.v6.get(address.to_bits())
+    }
+
+    /// The values of the longest prefixes that addresses are in: those of a burst. In a large table, each step of a
+    /// lookup waits for memory; here the lookups of a burst wait together, step by step.
+    pub fn get_all(&self, addresses: &[IpAddr], out: &mut Vec<Option<T>>) {
+        let mut places = [0_usize; TOGETHER];
+        for addresses in addresses.chunks(TOGETHER) {
+            for (address, place) in addresses.iter().zip(&mut places) {
+                *place = match address {
+                    IpAddr::V4(address) => self.v4.bucket(address.to_bits()),
+                    IpAddr::V6(address) => self.v6.bucket(address.to_bits()),
+                };
+            }
+            for (address, place) in addresses.iter().zip(&mut places) {
+                *place = match address {
+                    IpAddr::V4(address) => self.v4.behind(address.to_bits(), *place),
+                    IpAddr::V6(address) => self.v6.behind(address.to_bits(), *place),
+                };
+            }
+            out.extend(addresses.iter().zip(&places).map(|(address, place)| match address {
+                IpAddr::V4(_) => self.v4.value(*place),
+                IpAddr::V6(_) => self.v6.value(*place),
+            }));
+        }
     }
 
     /// Different prefixes.

@@ -163,37 +163,44 @@ impl<K: Key, T: Copy> Spans<K, T> {
     /// The answer of the range that an address is in.
     #[inline]
     pub(super) fn get(&self, address: K) -> Option<T> {
-        let mut span = self.spans.first()?;
+        self.value(self.behind(address, self.bucket(address)))
+    }
+
+    /// The first range that begins in an address's bucket or behind it; none before it begins above the address.
+    #[inline]
+    pub(super) fn bucket(&self, address: K) -> usize {
+        let Some(mut span) = self.spans.first() else { return 0 };
         loop {
-            let Some(offset) = address.above(span.first) else {
-                return self.value(span.ranges.0 as usize);
-            };
+            let Some(offset) = address.above(span.first) else { return span.ranges.0 as usize };
             let i = offset.bucket(span.shift).min(span.last as usize);
-            let bucket = self.buckets.get(span.bucket as usize + i)?;
-            let range = bucket.range as usize;
-            if bucket.span == 0 {
-                let window = self.keys.get(range..)?.first_chunk::<WINDOW>()?;
-                let begun: usize = window.iter().map(|key| usize::from(*key <= address)).sum();
-                if begun == WINDOW {
-                    return self.search(address, range);
-                }
-                return self.value(range + begun);
+            let Some(bucket) = self.buckets.get(span.bucket as usize + i) else { return 0 };
+            match self.spans.get(bucket.span as usize) {
+                Some(below) if bucket.span != 0 => span = below,
+                _ => return bucket.range as usize,
             }
-            span = self.spans.get(bucket.span as usize)?;
         }
+    }
+
+    /// The first range that begins above an address, by what [`Spans::bucket`] says of it.
+    #[inline]
+    pub(super) fn behind(&self, address: K, bucket: usize) -> usize {
+        let Some(window) = self.keys.get(bucket..).and_then(|keys| keys.first_chunk::<WINDOW>()) else {
+            return 0;
+        };
+        let begun: usize = window.iter().map(|key| usize::from(*key <= address)).sum();
+        if begun == WINDOW { self.search(address, bucket) } else { bucket + begun }
     }
 
     /// The answer of the range before another.
     #[inline]
-    fn value(&self, behind: usize) -> Option<T> {
+    pub(super) fn value(&self, behind: usize) -> Option<T> {
         *self.values.get(behind.wrapping_sub(1))?
     }
 
     /// The same where more ranges may have begun than a window has.
     #[cold]
-    fn search(&self, address: K, from: usize) -> Option<T> {
-        let keys = self.keys.get(from..self.ranges).unwrap_or_default();
-        self.value(from + keys.partition_point(|key| *key <= address))
+    fn search(&self, address: K, from: usize) -> usize {
+        from + self.keys.get(from..self.ranges).unwrap_or_default().partition_point(|key| *key <= address)
     }
 
     /// Bytes that the ranges take.

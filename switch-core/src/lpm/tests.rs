@@ -133,8 +133,12 @@ proptest! {
                 }
             }
         }
-        for address in addresses {
-            prop_assert_eq!(lpm.get(address), naive(&networks, address), "{}", address);
+        let mut all = Vec::new();
+        lpm.get_all(&addresses, &mut all);
+        prop_assert_eq!(all.len(), addresses.len());
+        for (address, together) in addresses.into_iter().zip(all) {
+            let want = naive(&networks, address);
+            prop_assert_eq!((lpm.get(address), together), (want, want), "{}", address);
         }
     }
 }

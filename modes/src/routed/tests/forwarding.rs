@@ -4,7 +4,18 @@ use super::*;
 
 #[test]
 fn packets_are_forwarded_where_their_destination_is() {
-    let mut rig = Rig::new();
+    forwards(Rig::new());
+}
+
+#[test]
+fn the_same_with_many_routes() {
+    let mut rig = Rig::new().with_many_routes();
+    let frame = udp(A, "10.0.0.5", "100.64.20.3");
+    assert_eq!(rig.inject(A, &frame), Fate::Fast(B, forwarded(&frame, mac(B))));
+    forwards(rig);
+}
+
+fn forwards(mut rig: Rig) {
     // (from, source, destination, to)
     let table = [
         (A, "10.0.0.5", "10.0.0.6", B),
@@ -62,19 +73,48 @@ fn a_source_stays_where_it_belongs() {
     }
     let link = link_local(ROUTER).to_string();
     assert_eq!(rig.inject(A, &udp(A, "fe80::5", &link)), Fate::Services, "link-local, on its link");
-    // A train of frames is judged one by one.
-    let mut heads: Vec<Head> = ["10.0.0.5", "10.0.0.6", "10.0.0.5"]
-        .map(|source| {
-            let mut head = Head::from_frame(&udp(A, source, "10.0.0.6"));
-            check::frame(&mut head, OffloadSet::NONE).expect("sound");
-            head
-        })
-        .into();
-    let mut out = Verdicts::default();
-    out.begin(3);
-    rig.forwarder.decide(rig.now, rig.ports[A], &mut heads, &mut out);
-    let to_b = Verdict::Unicast(rig.ports[B]);
-    assert_eq!(out.as_slice(), [to_b, Verdict::Drop(DropReason::Rpf), to_b]);
+}
+
+#[test]
+fn the_frames_of_a_burst_are_judged_one_by_one() {
+    for mut rig in [Rig::new(), Rig::new().with_many_routes()] {
+        let (to, gateway) = (|n: usize| Verdict::Unicast(rig.ports[n]), Verdict::Unicast(rig.ports[GATEWAY]));
+        let drop = Verdict::Drop;
+        // (source, destination, verdict)
+        let table = [
+            ("10.0.0.5", "10.0.0.6", to(B)),
+            ("10.0.0.6", "10.0.0.6", drop(DropReason::Rpf)),
+            ("10.0.0.5", "10.0.0.6", to(B)),
+            ("10.0.0.5", "10.0.0.1", gateway),
+            ("10.0.0.5", "224.0.0.1", drop(DropReason::NotRouted)),
+            ("fd00::5", "fd00::6", to(B)),
+            ("10.0.0.5", "10.0.0.2", to(HOST)),
+            ("10.0.0.5", "10.0.0.2", to(HOST)),
+            ("10.0.0.5", "10.0.0.99", gateway),
+            ("10.0.0.5", "10.0.0.255", drop(DropReason::NotRouted)),
+            ("10.0.0.5", "172.16.0.1", drop(DropReason::SamePort)),
+            ("172.16.0.1", "10.0.0.6", to(B)),
+        ];
+        let mut heads: Vec<Head> = table
+            .iter()
+            .map(|(source, destination, _)| {
+                let mut head = Head::from_frame(&udp(A, source, destination));
+                check::frame(&mut head, OffloadSet::NONE).expect("sound");
+                head
+            })
+            .collect();
+        for _ in 0..2 {
+            let mut out = Verdicts::default();
+            out.begin(heads.len());
+            rig.forwarder.decide(rig.now, rig.ports[A], &mut heads, &mut out);
+            assert_eq!(out.as_slice(), table.map(|(_, _, verdict)| verdict));
+            for (head, (_, _, verdict)) in heads.iter_mut().zip(table) {
+                let routed = matches!(verdict, Verdict::Unicast(_)) && verdict != gateway;
+                assert_eq!(head.source() == ROUTER, routed, "only what is routed is changed");
+                set_macs(head, ROUTER, mac(A));
+            }
+        }
+    }
 }
 
 #[test]

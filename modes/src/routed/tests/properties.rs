@@ -50,8 +50,10 @@ fn is_of_a(address: IpAddr) -> bool {
 
 proptest! {
     #[test]
-    fn nothing_leaves_that_a_guest_may_not_send(frames in proptest::collection::vec(frames(), 1..30)) {
-        let mut rig = Rig::new();
+    fn nothing_leaves_that_a_guest_may_not_send(
+        frames in proptest::collection::vec(frames(), 1..30), many in any::<bool>(),
+    ) {
+        let mut rig = if many { Rig::new().with_many_routes() } else { Rig::new() };
         for frame in frames {
             let mut head = Head::from_frame(&frame[..frame.len().min(128)]);
             if check::frame(&mut head, OffloadSet::NONE).is_err() {
