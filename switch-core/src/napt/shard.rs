@@ -161,6 +161,8 @@ pub(super) struct Shard<A> {
     by_flow: HashTable<Place>,
     free_session: u32,
     mappings: Vec<Mapping<A>>,
+    /// Of each slot of `mappings`, the inside endpoint, close together: all that most inbound packets need of it.
+    insides: Vec<Endpoint<A>>,
     by_inside: HashTable<Place>,
     free_mapping: u32,
     peers: HashTable<Peer<A>>,
@@ -176,6 +178,7 @@ impl<A: Address> Shard<A> {
             by_flow: HashTable::new(),
             free_session: NONE,
             mappings: Vec::new(),
+            insides: Vec::new(),
             by_inside: HashTable::new(),
             free_mapping: NONE,
             peers: HashTable::new(),
@@ -195,6 +198,12 @@ impl<A: Address> Shard<A> {
     #[inline]
     pub(super) fn session(&self, slot: u32) -> &Session<A> {
         &self.sessions[slot as usize]
+    }
+
+    /// The inside endpoint of the mapping in a slot, or of the one that was there last.
+    #[inline]
+    pub(super) fn inside(&self, slot: u32) -> Option<Endpoint<A>> {
+        self.insides.get(slot as usize).copied()
     }
 
     /// The mapping in a slot, if the slot is in use.
@@ -233,11 +242,14 @@ impl<A: Address> Shard<A> {
         let slot = match self.free_mapping {
             NONE => {
                 grow(&mut self.mappings);
+                grow(&mut self.insides);
+                self.insides.push(mapping.inside);
                 self.mappings.push(mapping);
                 (self.mappings.len() - 1) as u32
             }
             free => {
                 self.free_mapping = self.mappings[free as usize].sessions;
+                self.insides[free as usize] = mapping.inside;
                 self.mappings[free as usize] = mapping;
                 free
             }
@@ -516,6 +528,7 @@ impl<A: Address> Shard<A> {
     pub(super) fn memory(&self) -> usize {
         self.sessions.capacity() * size_of::<Session<A>>()
             + self.mappings.capacity() * size_of::<Mapping<A>>()
+            + self.insides.capacity() * size_of::<Endpoint<A>>()
             + self.by_flow.allocation_size()
             + self.by_inside.allocation_size()
             + self.peers.allocation_size()

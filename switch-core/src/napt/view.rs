@@ -387,20 +387,24 @@ impl<A: Address> View<A> {
     ) -> Result<(Endpoint<A>, Option<Answer<A>>), Refused> {
         let common = &self.napt.common;
         let mut shard = self.napt.shard(place.shard);
-        let mapping = shard.mapping(place.slot).filter(|mapping| mapping.is(key.protocol, key.local));
-        let inside = mapping.ok_or(DropReason::NatNoMapping)?.inside;
+        // The reference is a hint, but a session that has this outside endpoint is the one that is meant.
+        let inside = shard.inside(place.slot).ok_or(DropReason::NatNoMapping)?;
         let session = Key { local: inside, ..*key };
         let session_hash = session.hash(&common.hash);
         let slot = shard.find(session_hash, &session);
-        if let Some(slot) = slot
-            && shard.session(slot).is_alive(now)
+        let alive = slot.filter(|&slot| shard.session(slot).is_alive(now));
+        if let Some(slot) = alive
+            && shard.session(slot).outside() == key.local
         {
-            if shard.session(slot).outside() != key.local {
-                return Err(DropReason::NatFiltered.into());
-            }
             shard.follow(common, now, (slot, session_hash), Direction::In, flags);
             let answer = self.answer(&shard, slot, now, key, inside, session_hash);
             return Ok((inside, answer));
+        }
+        if !shard.mapping(place.slot).is_some_and(|mapping| mapping.is(key.protocol, key.local)) {
+            return Err(DropReason::NatNoMapping.into());
+        }
+        if alive.is_some() {
+            return Err(DropReason::NatFiltered.into());
         }
         let open = match (key.protocol, common.settings.filtering) {
             (Protocol::Icmp, _) | (_, Filtering::AddressAndPortDependent) => false,
