@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use ctl::model::{ForwardSpec, HostRecord, LeaseKey, LeaseSpec, Mode, NetworkSpec, PortSpec};
+use ctl::model::{Egress, ForwardSpec, HostRecord, LeaseKey, LeaseSpec, Mode, NetworkSpec, PortSpec};
 use ctl::protocol::{Forward, Lease, NatSession, NatSessionList, Refusal, Resolved};
 use modes::gateway::dhcp4::{Owner, Reservation};
 use modes::gateway::dhcp6::{Client, Reservation as Reservation6};
@@ -413,24 +413,35 @@ pub(super) fn nat_sessions(host: &Host, name: &str, limit: usize) -> Result<NatS
     Ok(NatSessionList { sessions, total: total as u64 })
 }
 
+/// The first port that another network has forwarded already: those that leave by the host share its addresses.
+fn taken_elsewhere(state: &Everything, spec: &ForwardSpec) -> Option<(u16, String)> {
+    let by_host = |n: &&Network| n.spec.egress == Some(Egress::Host);
+    state.networks.get(&spec.network).filter(by_host)?;
+    let others = state.networks.values().filter(by_host).filter(|n| n.spec.name != spec.network);
+    others.flat_map(|n| &n.told.forwards).find_map(|other| {
+        // The target's subnet is another, so what both listen on is what counts.
+        Some((spec.conflicts(other)?, other.to_string()))
+    })
+}
+
 /// Makes a port forward.
 pub(super) fn forward_add(host: &Host, spec: &ForwardSpec, may_exist: bool) -> Result<(), Refusal> {
     let state = &mut *host.lock();
+    let what = format!("forward {spec}");
+    let elsewhere = taken_elsewhere(state, spec);
     let network = network(state, &spec.network)?;
     spec.fits(&network.spec)?;
-    let what = format!("forward {spec}");
     if network.told.forwards.contains(spec) {
         return match may_exist {
             true => Ok(()),
             false => Err(Refusal::refused(format!("{what}: it is there already"))),
         };
     }
-    for other in &network.told.forwards {
-        if let Some(port) = spec.conflicts(other) {
-            return Err(Refusal::refused(format!(
-                "{what}: port {port} is listened on for {other} already: delete that first"
-            )));
-        }
+    let here = network.told.forwards.iter().find_map(|o| Some((spec.conflicts(o)?, o.to_string())));
+    if let Some((port, other)) = here.or(elsewhere) {
+        return Err(Refusal::refused(format!(
+            "{what}: port {port} is listened on for {other} already: delete that first"
+        )));
     }
     let refused = |e: &dyn std::fmt::Display| Refusal::refused(format!("{what}: {e}"));
     if let Some(nat) = network.mode.nat() {

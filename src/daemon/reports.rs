@@ -28,7 +28,8 @@ fn network_report(state: &Everything, name: &str) -> Option<NetworkReport> {
         State::Down => Some(format!("{port}: the interface is down")),
         State::Up => None,
     });
-    let broken: Vec<String> = broken.chain(network.host_side.problem.clone()).collect();
+    let gateway = network.gateway.as_ref().and_then(|(gateway, _)| gateway.lock().problem());
+    let broken: Vec<String> = broken.chain(network.host_side.problem.clone()).chain(gateway).collect();
     Some(NetworkReport {
         name: name.to_owned(),
         mode: spec.mode.as_str().to_owned(),

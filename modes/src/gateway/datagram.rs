@@ -29,7 +29,8 @@ impl<'a> Datagram<'a> {
             EthernetProtocol::Ipv4 => {
                 let ip = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
                 let whole = !ip.more_frags() && ip.frag_offset() == 0;
-                if ip.version() != 4 || !ip.verify_checksum() || !whole || ip.next_header() != IpProtocol::Udp {
+                if ip.version() != 4 || !ip.verify_checksum() || !whole || ip.next_header() != IpProtocol::Udp
+                {
                     return None;
                 }
                 (IpAddress::from(ip.src_addr()), IpAddress::from(ip.dst_addr()), ip.payload())

@@ -148,16 +148,17 @@ pub(super) struct Stack {
 
 impl std::fmt::Debug for Stack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stack").field("mac", &self.mac).field("addresses", &self.addresses).finish_non_exhaustive()
+        f.debug_struct("Stack")
+            .field("mac", &self.mac)
+            .field("addresses", &self.addresses)
+            .finish_non_exhaustive()
     }
 }
 
 /// The link-local address that an interface of this MAC gives itself (RFC 4291, appendix A).
 pub fn link_local(mac: MacAddr) -> Ipv6Addr {
     let m = mac.0;
-    Ipv6Addr::from([
-        0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5],
-    ])
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]])
 }
 
 fn clock(now: Instant) -> SmolInstant {
@@ -167,7 +168,14 @@ fn clock(now: Instant) -> SmolInstant {
 impl Stack {
     /// A host with these addresses, which answers DNS over TCP if `dns`. `seed` makes its sequence numbers hard to
     /// guess. smoltcp holds few addresses: those beyond are ignored.
-    pub(super) fn new(now: Instant, mac: MacAddr, addresses: &[IpAddr], mtu: u16, dns: bool, seed: u64) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        mac: MacAddr,
+        addresses: &[IpAddr],
+        mtu: u16,
+        dns: bool,
+        seed: u64,
+    ) -> Self {
         let mut wire = Wire { mtu: usize::from(mtu), ..Wire::default() };
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
         config.random_seed = seed;

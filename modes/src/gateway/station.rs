@@ -133,6 +133,12 @@ impl Gateway {
         &self.settings
     }
 
+    /// What keeps it from serving as it should, in one line, if anything does.
+    pub fn problem(&self) -> Option<String> {
+        let dhcp = self.services.dhcp4.as_ref()?;
+        dhcp.store_error().map(|e| format!("leases cannot be written, so none are given: {e}"))
+    }
+
     /// Its services, to be asked and changed by an operator's word.
     pub fn services(&mut self) -> &mut Services {
         &mut self.services
@@ -162,6 +168,9 @@ impl Gateway {
             && let Some((ip, mac)) = arp_sender(frame)
         {
             dhcp.arp_seen(clock.now, from, ip, mac, &mut self.out);
+            if ethernet_source(frame) == Some(mac) {
+                dhcp.heard(from, ip, mac);
+            }
         }
         if let Some(slow) = &mut self.slow
             && slow.receive(clock.now, from, frame, &mut self.out) == Handled::Yes
@@ -371,6 +380,10 @@ fn name_lease(dns: &mut Dns, ip: Ipv4Addr, mac: MacAddr, name: &str) {
     let lease = dns::Lease { owner: mac, hostname: name.to_owned(), address: ip.into() };
     // A name that the zone does not take is not known, and that is all.
     let _ = dns.zone_mut().add_lease(&lease);
+}
+
+fn ethernet_source(frame: &[u8]) -> Option<MacAddr> {
+    frame.get(6..).and_then(MacAddr::from_slice)
 }
 
 /// Who says in an ARP packet that an address is its own.

@@ -9,7 +9,9 @@ use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
 use smoltcp::socket::{icmp, tcp, udp};
 use smoltcp::time::Instant as SmolInstant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpCidr};
+use smoltcp::wire::{
+    EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpCidr,
+};
 use switch_core::ids::Registry;
 
 use super::dns::{self, Dns};
@@ -94,10 +96,7 @@ impl Rig {
             let own = vec!["10.0.0.1".parse().unwrap()];
             let mut zone = Zone::new(Some("lan"), own, subnets.clone()).unwrap();
             zone.add_host("printer", &["10.0.0.5".parse().unwrap()]).unwrap();
-            Dns::new(
-                dns::Settings { forwarding: true, clients: subnets, limits: Limits::default() },
-                zone,
-            )
+            Dns::new(dns::Settings { forwarding: true, clients: subnets, limits: Limits::default() }, zone)
         });
         let gateway = Gateway::new(clock, settings, Services { dns, ..Services::default() }, None);
         let mut wire = Wire::default();
@@ -281,9 +280,8 @@ fn a_port_has_its_share_of_connections_and_silent_ones_end() {
     let mut rig = Rig::new(true, true);
     let handles: Vec<_> = (0..8).map(|i| rig.connect(6000 + i)).collect();
     rig.run(Duration::from_millis(200));
-    let open = |rig: &mut Rig| {
-        handles.iter().filter(|&&h| rig.tcp(h).state() == tcp::State::Established).count()
-    };
+    let open =
+        |rig: &mut Rig| handles.iter().filter(|&&h| rig.tcp(h).state() == tcp::State::Established).count();
     assert_eq!(open(&mut rig), 4);
     rig.run(Duration::from_secs(11));
     assert_eq!(open(&mut rig), 0, "nobody said anything for ten seconds");

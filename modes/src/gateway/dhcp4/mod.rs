@@ -316,6 +316,20 @@ impl Server {
         }
     }
 
+    /// A station at `from` said by ARP that it has an address. A lease that was given before the last start, and whose
+    /// port is not known since, is there from now on.
+    pub fn heard(&mut self, from: PortId, ip: Ipv4Addr, mac: MacAddr) {
+        if !self.pool.lease(ip).is_some_and(|lease| lease.port.is_none() && lease.mac == mac) {
+            return;
+        }
+        self.pool.update(ip, |slot| {
+            if let Hold::Leased(lease) = &mut slot.hold {
+                lease.port = Some(from);
+            }
+        });
+        self.push_event(LeaseEvent::Assigned { port: from, ip, mac });
+    }
+
     /// A lease that was loaded is where its owner is said to be.
     fn find_port(&mut self, owner: Owner, ip: Ipv4Addr) {
         let Some(lease) = self.pool.lease(ip).filter(|lease| lease.port.is_none()) else { return };

@@ -74,6 +74,22 @@ fn leases_survive_a_restart() {
 }
 
 #[test]
+fn a_client_that_is_heard_after_a_restart_is_where_it_is_heard() {
+    let mut rig = Rig::prompt(20);
+    assert_eq!(rig.acquire(0, 1), host(10));
+    rig.restart(secs(60));
+    while rig.server.next_event().is_some() {}
+    let (here, elsewhere) = (rig.ports[2], rig.ports[3]);
+    rig.server.heard(elsewhere, host(10), mac(7));
+    assert_eq!(rig.server.next_event(), None, "another station");
+    rig.server.heard(here, host(10), mac(1));
+    let assigned = LeaseEvent::Assigned { port: here, ip: host(10), mac: mac(1) };
+    assert_eq!(rig.server.next_event(), Some(assigned));
+    rig.server.heard(elsewhere, host(10), mac(1));
+    assert_eq!(rig.server.next_event(), None, "it does not move by a word");
+}
+
+#[test]
 fn a_clock_that_was_set_back_makes_no_lease_longer() {
     let mut rig = Rig::prompt(20);
     assert_eq!(rig.acquire(0, 1), host(10));
