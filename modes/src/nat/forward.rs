@@ -155,18 +155,18 @@ impl Router {
             Err(NotParsed::Malformed) => return Routed::Drop(DropReason::BadIp),
         };
         let (source, destination) = (packet.source(), packet.destination());
-        let settings = &self.shared.settings;
-        if settings.is_gateway(destination) || is_group(destination) || is_link_local6(destination) {
+        let inside = &self.shared.inside;
+        if inside.is_gateway(destination) || is_group(destination) || is_link_local6(destination) {
             return Routed::Slow;
         }
-        if !settings.is_guest(source) {
+        if !inside.is_guest(source) {
             return Routed::Drop(DropReason::Rpf);
         }
         if !is_host(destination) {
             return Routed::Drop(DropReason::NotRouted);
         }
         let Some(uplink) = self.snapshot.known.uplink else { return Routed::Slow };
-        if is_special(&packet) || settings.is_inside(destination) {
+        if is_special(&packet) || inside.contains(destination) {
             return Routed::Slow;
         }
         self.neighbors.confirm(INSIDE, source, Station { mac: head.source(), port: ingress });
@@ -234,7 +234,7 @@ impl Router {
         if head.destination() != self.uplink_mac || !self.translator.is_external(destination) {
             return NOT_ROUTED;
         }
-        if !is_host(source) || self.shared.settings.is_inside(source) {
+        if !is_host(source) || self.shared.inside.contains(source) {
             return Routed::Drop(DropReason::Rpf);
         }
         if is_special(&packet) || is_echo_request(&packet) {

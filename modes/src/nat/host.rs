@@ -36,7 +36,7 @@ impl HostForwarder {
             Transport::Udp { destination: 67, .. } => !packet.is_v6(),
             Transport::Udp { destination: 547, .. } => packet.is_v6(),
             Transport::Udp { destination: 53, .. } | Transport::Tcp { destination: 53, .. } => {
-                self.shared.settings.is_gateway(packet.destination())
+                self.shared.inside.is_gateway(packet.destination())
             }
             Transport::Icmp { kind: 133, .. } => packet.is_v6(),
             _ => false,

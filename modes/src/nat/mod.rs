@@ -43,6 +43,7 @@ use crate::bridge::{Bridge, BridgeForwarder};
 use crate::gateway::SlowPath;
 use crate::router::{Limits, Link, Neighbors, Station};
 
+use settings::Inside;
 pub use settings::{Egress, Settings, Uplink, UplinkAddress};
 
 /// The guests' segment.
@@ -112,6 +113,7 @@ impl Known {
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
+    inside: Inside,
     v4: Arc<Napt<Ipv4Addr>>,
     v6: Arc<Napt<Ipv6Addr>>,
     neighbors: Arc<Neighbors>,
@@ -194,7 +196,7 @@ pub fn new(settings: Settings) -> (Arc<Nat>, Option<Box<dyn SlowPath>>) {
         seed: [settings.napt.seed[0] ^ seed, settings.napt.seed[1]],
         ..settings.napt
     };
-    let status = settings.status();
+    let (status, inside) = (settings.status(), Inside::new(&settings));
     let shared = Arc::new(Shared {
         v4: Arc::new(Napt::new(napt(0))),
         v6: Arc::new(Napt::new(napt(1))),
@@ -202,6 +204,7 @@ pub fn new(settings: Settings) -> (Arc<Nat>, Option<Box<dyn SlowPath>>) {
         known: Mutex::default(),
         epoch: AtomicU32::new(0),
         latest: AtomicU64::new(0),
+        inside,
         settings,
     });
     shared.set_status(Instant::ORIGIN, status);
@@ -315,9 +318,10 @@ impl NatAccess for Nat {
     }
 
     fn add_forward(&self, forward: &Forward) -> Result<(), ForwardError> {
-        let inside = |net: &ipnetwork::IpNetwork| net.contains(forward.target.ip());
-        if !self.shared.settings.subnets.iter().any(inside) {
-            return Err(ForwardError::Impossible("the target of a forward is in the network's subnet"));
+        if !self.shared.inside.is_guest(forward.target.ip()) {
+            return Err(ForwardError::Impossible(
+                "the target of a forward is a guest's address in the network's subnet",
+            ));
         }
         let now = self.shared.latest();
         match forward.target.is_ipv6() {

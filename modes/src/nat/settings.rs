@@ -99,35 +99,100 @@ impl Settings {
             Some(UplinkAddress { address: net.ip(), prefix: net.prefix(), next_hop })
         };
         let (v4, v6) = (first(false, uplink.next_hop4), first(true, uplink.next_hop6));
-        Status { by_dhcp: v4.is_none(), v4, v6 }
+        let by_dhcp = v4.is_none() && self.subnets.iter().any(IpNetwork::is_ipv4);
+        Status { by_dhcp, v4, v6 }
+    }
+
+    /// The gateway's address of a version of IP.
+    pub(super) fn gateway_of(&self, v6: bool) -> Option<IpAddr> {
+        self.gateway.iter().copied().find(|address| address.is_ipv6() == v6)
+    }
+}
+
+/// Which addresses are inside, as workers ask for each packet.
+#[derive(Debug)]
+pub(super) struct Inside {
+    /// Network addresses and masks.
+    v4: Vec<(u32, u32)>,
+    v6: Vec<(u128, u128)>,
+    gateway: Vec<IpAddr>,
+}
+
+impl Inside {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let mut gateway = settings.gateway.clone();
+        gateway.push(IpAddr::V6(link_local(settings.mac)));
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for subnet in &settings.subnets {
+            match subnet {
+                IpNetwork::V4(net) => v4.push((net.network().to_bits(), net.mask().to_bits())),
+                IpNetwork::V6(net) => v6.push((net.network().to_bits(), net.mask().to_bits())),
+            }
+        }
+        Self { v4, v6, gateway }
     }
 
     /// True if the address is the gateway's own.
     #[inline]
     pub(super) fn is_gateway(&self, address: IpAddr) -> bool {
         self.gateway.contains(&address)
-            || matches!(address, IpAddr::V6(a) if a.is_unicast_link_local() && a == link_local(self.mac))
     }
 
-    /// True if the address is a guest's, or could be.
+    /// True if the address is of a subnet.
     #[inline]
-    pub(super) fn is_inside(&self, address: IpAddr) -> bool {
-        self.subnets.iter().any(|net| net.contains(address))
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.iter().any(|(net, mask)| address.to_bits() & mask == *net),
+            IpAddr::V6(address) => self.v6.iter().any(|(net, mask)| address.to_bits() & mask == *net),
+        }
     }
 
-    /// True if a guest may be reached by this address: in the subnet, and no broadcast address of it.
+    /// True if the address may be a guest's: of a subnet, but neither the gateway's nor all hosts' there.
+    #[inline]
     pub(super) fn is_guest(&self, address: IpAddr) -> bool {
-        is_host(address)
-            && !self.is_gateway(address)
-            && self.subnets.iter().any(|net| {
-                let edge = matches!(net, IpNetwork::V4(net) if net.prefix() < 31
-                    && (IpAddr::V4(net.broadcast()) == address || IpAddr::V4(net.network()) == address));
-                net.contains(address) && !edge
-            })
+        let fits = match address {
+            IpAddr::V4(address) => self.v4.iter().any(|(net, mask)| {
+                let (bits, host) = (address.to_bits(), !mask);
+                bits & mask == *net && (host <= 1 || (bits & host != 0 && bits & host != host))
+            }),
+            IpAddr::V6(_) => self.contains(address),
+        };
+        fits && is_host(address) && !self.is_gateway(address)
     }
+}
 
-    /// The gateway's address of a version of IP.
-    pub(super) fn gateway_of(&self, v6: bool) -> Option<IpAddr> {
-        self.gateway.iter().copied().find(|address| address.is_ipv6() == v6)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nat::Egress;
+
+    #[test]
+    fn guests_have_addresses_of_the_subnet_but_not_its_edges() {
+        let inside = |subnets: &[&str]| {
+            Inside::new(&Settings {
+                subnets: subnets.iter().map(|net| net.parse().unwrap()).collect(),
+                gateway: vec!["10.0.0.1".parse().unwrap()],
+                mac: MacAddr([2, 0, 0, 0, 0, 1]),
+                egress: Egress::Host,
+                napt: napt::Settings::new([1, 2]),
+                ageing: Duration::from_secs(300),
+                fdb_max: 10,
+            })
+        };
+        let guest = |inside: &Inside, address: &str| inside.is_guest(address.parse().unwrap());
+        // The prefix may be written with an address of its own.
+        let both = inside(&["10.0.0.1/24", "fd00::1/64"]);
+        for address in ["10.0.0.2", "10.0.0.254", "fd00::2", "fd00::ffff:ffff:ffff:ffff"] {
+            assert!(guest(&both, address), "{address}");
+        }
+        for address in ["10.0.0.0", "10.0.0.1", "10.0.0.255", "10.0.1.2", "fd00:0:0:1::2", "fe80::2"] {
+            assert!(!guest(&both, address), "{address}");
+        }
+        assert!(both.is_gateway("fe80::ff:fe00:1".parse().unwrap()));
+        assert!(
+            guest(&inside(&["10.0.0.0/31"]), "10.0.0.0") && !guest(&inside(&["10.0.0.0/31"]), "10.0.0.1")
+        );
+        assert!(guest(&inside(&["10.0.0.7/32"]), "10.0.0.7"));
+        assert!(!guest(&inside(&[]), "10.0.0.7"));
     }
 }

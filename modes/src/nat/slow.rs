@@ -127,21 +127,21 @@ impl Slow {
 
     /// A frame from a guest or the host interface. `No`: it is the gateway's.
     fn take_segment(&mut self, now: Instant, from: PortId, bytes: &[u8], out: &mut Outbox) -> Handled {
-        let settings = &self.shared.settings;
+        let inside = &self.shared.inside;
         if let Some(heard) = Heard::of_frame(bytes) {
-            self.resolver.observe(now, INSIDE, from, &heard, |address| settings.is_guest(address), out);
+            self.resolver.observe(now, INSIDE, from, &heard, |address| inside.is_guest(address), out);
             return Handled::No;
         }
-        if MacAddr::from_slice(bytes) != Some(settings.mac) {
+        if MacAddr::from_slice(bytes) != Some(self.shared.settings.mac) {
             return Handled::No;
         }
         let Ok(packet) = Packet::of_frame(bytes) else { return Handled::No };
         let destination = packet.destination();
         let link_local = matches!(destination, IpAddr::V6(address) if address.is_unicast_link_local());
-        if settings.is_gateway(destination) || is_group(destination) || link_local {
+        if inside.is_gateway(destination) || is_group(destination) || link_local {
             return Handled::No;
         }
-        if settings.is_guest(packet.source()) && is_host(destination) {
+        if inside.is_guest(packet.source()) && is_host(destination) {
             self.outbound(now, Frame { from, packet, bytes: bytes.to_vec() }, out);
         }
         Handled::Yes
@@ -154,8 +154,8 @@ impl Slow {
             self.errors_in.send(now, from, &frame.bytes, Cause::TimeExceeded, out);
             return;
         }
-        if self.shared.settings.is_inside(destination) {
-            if self.shared.settings.is_guest(destination) {
+        if self.shared.inside.contains(destination) {
+            if self.shared.inside.is_guest(destination) {
                 frame.packet.decrement_hop_limit(&mut frame.bytes);
                 self.deliver_inside(now, frame, out);
             }
@@ -267,7 +267,7 @@ impl Slow {
         }
         let ours = MacAddr::from_slice(bytes) == Some(self.uplink.mac);
         let (source, destination) = (packet.source(), packet.destination());
-        let strange = !is_host(source) || self.shared.settings.is_inside(source);
+        let strange = !is_host(source) || self.shared.inside.contains(source);
         if ours && !strange && self.translator.is_external(destination) {
             self.inbound(now, Frame { from, packet, bytes: bytes.to_vec() }, out);
         }

@@ -102,7 +102,7 @@ proptest! {
                     let from = packet.source();
                     prop_assert!([ip(EXTERNAL), ip(EXTERNAL6)].contains(&from), "{} left", from);
                     if let Some(quote) = packet.quoted(&frame) {
-                        let inside = |a: IpAddr| net.mode.shared.settings.is_inside(a);
+                        let inside = |a: IpAddr| net.mode.shared.inside.contains(a);
                         prop_assert!(!inside(quote.destination()), "quoted: {}", quote.destination());
                     }
                     if let Transport::Udp { source, .. } | Transport::Tcp { source, .. } = packet.transport() {
