@@ -7,7 +7,7 @@ use std::time::Duration;
 use modes::host::{Event, ForwardProto, HostError, HostForward, Masquerade, Plumber, Sysctl, table_name};
 
 use crate::Body;
-use crate::relocate::kill_process;
+use crate::relocate::{kill_process, without_nft};
 use crate::world::{Namespace, Try, is_clean, plumber, sh, state_dir, try_sh, until};
 
 pub(crate) const TESTS: &[(&str, Body)] = &[
@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[(&str, Body)] = &[
     ("masquerade_flushed_is_restored", flushed_is_restored),
     ("masquerade_touches_no_other_table", touches_no_other_table),
     ("masquerade_of_a_crash_is_removed", leftovers),
+    ("masquerade_without_nft_says_so", nft_is_missing),
     ("masquerade_refusals", refusals),
 ];
 
@@ -235,6 +236,14 @@ fn leftovers() {
     drop(t);
     until("the table is gone", || sh("nft list tables").is_empty());
     assert!(!try_sh("nft list table inet weft_b").status.success());
+}
+
+fn nft_is_missing() {
+    let state = state_dir();
+    let told = without_nft(&state);
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains("nft") && told.contains("install nftables"), "{told}");
+    assert!(is_clean(&state));
 }
 
 fn refusals() {
