@@ -20,6 +20,7 @@ use smoltcp::wire::{
     HardwareAddress, Icmpv6Packet, Icmpv6Repr, IpCidr, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
     RawHardwareAddress,
 };
+use switch_core::ip::nd::{Message, Neighbor};
 use switch_core::{Instant, MacAddr, PortId};
 
 use super::outbox::Outbox;
@@ -163,6 +164,20 @@ pub fn link_local(mac: MacAddr) -> Ipv6Addr {
 
 fn clock(now: Instant) -> SmolInstant {
     SmolInstant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX))
+}
+
+/// smoltcp is a host, and its advertisements say so: whoever hears that takes away its default route by us (RFC 4861,
+/// 7.2.5).
+fn as_router(frame: Vec<u8>) -> Vec<u8> {
+    let Some(mut told) = Neighbor::of_frame(&frame) else { return frame };
+    let (to, from) = (MacAddr::from_slice(&frame), frame.get(6..).and_then(MacAddr::from_slice));
+    match (&mut told.message, to, from) {
+        (Message::Advertisement { router, .. }, Some(to), Some(from)) => {
+            *router = true;
+            told.to_frame(to, from)
+        }
+        _ => frame,
+    }
 }
 
 impl Stack {
@@ -346,6 +361,7 @@ impl Stack {
         }
         self.interface.poll(clock(now), &mut self.wire, &mut self.sockets);
         while let Some(frame) = self.wire.tx.pop_front() {
+            let frame = as_router(frame);
             let to = MacAddr::from_slice(&frame).and_then(|mac| self.stations.get(&mac));
             match to {
                 Some(station) => out.send_to(station.port, frame),

@@ -205,6 +205,24 @@ fn echo_is_answered_at_every_address() {
 }
 
 #[test]
+fn who_asks_where_the_gateway_is_hears_that_it_is_a_router() {
+    use switch_core::ip::nd::{Message, Neighbor};
+
+    let mut rig = Rig::new(true, false);
+    let guest = "fe80::ff:fe00:2".parse().unwrap();
+    for target in [link_local(ROUTER), "fd00::1".parse().unwrap()] {
+        let question = Neighbor::solicitation(GUEST, guest, target);
+        rig.gateway.receive(rig.clock(), rig.port, &question.to_frame(ROUTER, GUEST));
+        rig.gateway.poll(rig.clock());
+        let answer = std::iter::from_fn(|| rig.gateway.outbox().pop())
+            .find_map(|outgoing| Neighbor::of_frame(&outgoing.frame))
+            .unwrap();
+        assert_eq!((answer.target, answer.destination, answer.link), (target, guest, Some(ROUTER)));
+        assert!(matches!(answer.message, Message::Advertisement { router: true, solicited: true, .. }));
+    }
+}
+
+#[test]
 fn where_the_host_answers_the_gateway_does_not() {
     let mut rig = Rig::new(false, true);
     assert!(!rig.ping("10.0.0.1".parse().unwrap()));
