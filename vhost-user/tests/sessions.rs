@@ -114,6 +114,23 @@ fn a_client_connects_again_and_offers_the_same() {
 }
 
 #[test]
+fn a_client_that_may_not_connect_says_why() {
+    let rig = Rig::new();
+    let directory = path(&rig, "vm");
+    // A file where a directory is meant stands for all that waiting does not mend.
+    std::fs::write(&directory, "").unwrap();
+    let port = rig.port_with("vm/net.sock", |c| c.role = Role::Client);
+    port.wait_error("cannot connect");
+    std::fs::remove_file(&directory).unwrap();
+    port.wait_state(&PortState::Waiting);
+    std::fs::create_dir(&directory).unwrap();
+    let listener = SessionListener::bind(path(&rig, "vm/net.sock")).unwrap();
+    let session = listener.accept(PATIENCE).unwrap();
+    let _device = NetDevice::with_session(session, Config::default()).unwrap();
+    port.wait_state(&PortState::Up);
+}
+
+#[test]
 fn queue_pairs_come_and_go_under_traffic() {
     let rig = Rig::new();
     let (pa, pb) = (rig.port_with("a.sock", |c| c.queue_pairs = 4), rig.port("b.sock"));

@@ -70,13 +70,33 @@ impl Runner {
     /// Runs until the port is dropped.
     pub(crate) fn run(self) {
         let mut retry = RETRY_MIN;
+        let mut denied = false;
         while !self.shared.is_stopping() {
             let stream = match &self.link {
                 Link::Server(listener) => self.accept(listener),
                 Link::Client(path) => match socket::connect(path) {
-                    Ok(stream) => Some(stream),
+                    Ok(stream) => {
+                        denied = false;
+                        Some(stream)
+                    }
                     Err(e) => {
                         tracing::debug!(path = %path.display(), error = %e, "cannot connect");
+                        // A front-end that is not there will come. Anything else is for a person to look at.
+                        let absent = matches!(
+                            e.kind(),
+                            io::ErrorKind::NotFound
+                                | io::ErrorKind::ConnectionRefused
+                                | io::ErrorKind::WouldBlock
+                        );
+                        match (absent, denied) {
+                            (false, false) => self.shared.set_state(PortState::Error(format!(
+                                "cannot connect to {}: {e}",
+                                path.display()
+                            ))),
+                            (true, true) => self.shared.set_state(PortState::Waiting),
+                            _ => {}
+                        }
+                        denied = !absent;
                         self.pause(retry);
                         retry = (retry * 2).min(RETRY_MAX);
                         None
