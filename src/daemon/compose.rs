@@ -16,7 +16,7 @@ use modes::gateway::dhcp6::{Dhcp6Config, Dhcp6Server};
 use modes::gateway::dns::{self, Dns, Limits, Zone};
 use modes::gateway::leases::file::FileStore;
 use modes::gateway::ra::{Advertiser, RaConfig, RaPrefix};
-use modes::gateway::{Clock, Gateway, LeaseWatch, Services, Settings, SlowPath, link_local};
+use modes::gateway::{Clock, Gateway, LeaseWatch, Links, Services, Settings, SlowPath, link_local};
 use modes::nat::{self, Nat};
 use modes::routed::Routed;
 use switch_core::mode::{Mode, Role};
@@ -116,6 +116,10 @@ pub(super) fn compose(spec: &NetworkSpec, around: &Surroundings<'_>) -> Result<C
             address6: spec.gateway6(),
             mtu: spec.mtu_in_force(),
             answers,
+            links: match spec.mode {
+                ModeWord::Routed => Links::EachPort,
+                _ => Links::Shared,
+            },
             seed: seed(),
         };
         Some(Gateway::new(around.clock, settings, services, slow))

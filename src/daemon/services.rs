@@ -47,12 +47,15 @@ impl Shared {
         self.gateway.lock().unwrap_or_else(|e| e.into_inner())
     }
 
+    /// Has the gateway look whether it has something to do.
+    pub(super) fn wake(&self) {
+        self.bell.notify_one();
+    }
+
     /// Sends what the gateway has to say; what does not fit is lost, as on any wire.
     fn flush(&self, gateway: &mut Gateway) {
-        while let Some(outgoing) = gateway.outbox().pop() {
-            if !self.station.send(outgoing.to, outgoing.frame) {
-                gateway.outbox().lost += 1;
-            }
+        while let Some(outgoing) = gateway.next_frame() {
+            self.station.send(outgoing.to, outgoing.frame);
         }
     }
 }

@@ -75,6 +75,7 @@ pub(super) struct Port {
     pub(super) kind: String,
     pub(super) rate: Option<Arc<RateLimit>>,
     last: State,
+    last_mtu: Option<u16>,
 }
 
 /// A network of the switch.
@@ -149,20 +150,25 @@ impl Everything {
     /// What the mode of a port's network is told of it.
     pub(super) fn facts(&self, port: &Port) -> PortFacts {
         let role = port.purpose.role();
+        // What is longer than the interface takes is lost there, and nobody would be told.
+        let mtu = |own| {
+            let mtu = self.mtu(&port.network, own).0;
+            port.last_mtu.map_or(mtu, |link| mtu.min(link))
+        };
         match &port.purpose {
             Purpose::Added(spec) => PortFacts {
                 role,
                 mac: spec.mac,
                 addresses: spec.ip.clone(),
                 routes: spec.routes.clone(),
-                mtu: self.mtu(&port.network, spec.mtu).0,
+                mtu: mtu(spec.mtu),
             },
             _ => PortFacts {
                 role,
                 mac: (role == Role::HostInterface)
                     .then(|| self.networks.get(&port.network).map(|n| compose::host_mac(&n.spec)))
                     .flatten(),
-                mtu: self.mtu(&port.network, None).0,
+                mtu: mtu(None),
                 ..PortFacts::default()
             },
         }
@@ -174,6 +180,12 @@ impl Everything {
             && let Some(network) = self.networks.get(&port.network)
         {
             network.mode.port_changed(port.id, &self.facts(port));
+            if let Some((gateway, _)) = &network.gateway {
+                if port.purpose.role() == Role::Guest {
+                    gateway.lock().guest_added(port.id);
+                }
+                gateway.wake();
+            }
         }
     }
 
@@ -275,8 +287,9 @@ impl Host {
             _ => None,
         };
         let counters = Arc::new(PortCounters::new(self.datapath.workers()));
-        let last = backend.state();
-        let port = Port { id, network: network.to_owned(), purpose, backend, counters, kind, rate, last };
+        let (last, last_mtu) = (backend.state(), backend.link_mtu());
+        let port =
+            Port { id, network: network.to_owned(), purpose, backend, counters, kind, rate, last, last_mtu };
         state.ports.insert(name.to_owned(), port);
         Ok(())
     }
@@ -344,10 +357,15 @@ impl Host {
     }
 
     fn refresh_ports(&self, state: &mut Everything) {
-        let mut changed = Vec::new();
+        let (mut changed, mut resized) = (Vec::new(), Vec::new());
         for (name, port) in &mut state.ports {
             if port.backend.refresh() {
                 changed.push(name.clone());
+            }
+            let mtu = port.backend.link_mtu();
+            if mtu != port.last_mtu {
+                port.last_mtu = mtu;
+                resized.push(name.clone());
             }
             let now = port.backend.state();
             if now != port.last {
@@ -359,6 +377,7 @@ impl Host {
             self.publish(state);
             self.start_ports(state, changed.iter().map(|n| &**n));
         }
+        resized.iter().for_each(|name| state.tell_mode(name));
     }
 
     /// Does what is due in the networks' modes; when to call again.

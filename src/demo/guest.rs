@@ -29,7 +29,7 @@ pub(super) struct Setup {
     pub(super) sockets: Vec<String>,
     /// The number of its MAC address.
     pub(super) number: u32,
-    /// Its address, with prefix.
+    /// Its address, with prefix; empty for a guest that asks for one.
     pub(super) address: String,
     /// Whether it takes checksums and segments undone.
     pub(super) offloads: bool,
@@ -42,6 +42,10 @@ pub(super) enum Order {
     Hello,
     /// The MAC address of a neighbour.
     Arp(Ipv4Addr),
+    /// An address by DHCP.
+    Lease,
+    /// The address of a name.
+    Resolve { server: Ipv4Addr, name: String },
     /// Pings.
     Ping { to: Ipv4Addr, count: u16 },
     /// A TCP transfer to a guest that listens.
@@ -64,6 +68,15 @@ pub(super) enum Answer {
     },
     Arp {
         mac: [u8; 6],
+    },
+    Lease {
+        address: Ipv4Addr,
+        prefix: u8,
+        router: Option<Ipv4Addr>,
+        name_server: Option<Ipv4Addr>,
+    },
+    Resolved {
+        addresses: Vec<Ipv4Addr>,
     },
     Ping {
         sent: u64,
@@ -125,7 +138,7 @@ pub(crate) fn run(setup: &str) -> anyhow::Result<()> {
             let device = NetDevice::connect(socket, config)?;
             let guest = Guest::new(
                 device,
-                GuestConfig { spin: Duration::from_micros(50), ..GuestConfig::address(&setup.address)? },
+                GuestConfig { spin: Duration::from_micros(50), ..addressed(&setup.address)? },
             )?;
             serve_guest(guest, &orders)
         }
@@ -140,6 +153,13 @@ pub(crate) fn run(setup: &str) -> anyhow::Result<()> {
         }
         _ => bail!("a guest has one or two sockets"),
     }
+}
+
+fn addressed(address: &str) -> anyhow::Result<GuestConfig> {
+    Ok(match address {
+        "" => GuestConfig::default(),
+        address => GuestConfig::address(address)?,
+    })
 }
 
 fn answer(answer: &Answer) -> anyhow::Result<()> {
@@ -198,6 +218,14 @@ fn obey(guest: &mut Guest, order: Order) -> anyhow::Result<Answer> {
     Ok(match order {
         Order::Hello => Answer::Hello { mac: guest.device().mac() },
         Order::Arp(to) => Answer::Arp { mac: guest.arp(to.octets(), PATIENCE)? },
+        Order::Lease => {
+            let r = guest.lease(PATIENCE)?;
+            let name_server = r.name_servers.first().copied();
+            Answer::Lease { address: r.address, prefix: r.prefix, router: r.router, name_server }
+        }
+        Order::Resolve { server, name } => {
+            Answer::Resolved { addresses: guest.resolve(server, &name, PATIENCE)? }
+        }
         Order::Ping { to, count } => {
             let r = guest.ping(to.into(), count, 56, Duration::ZERO, Duration::from_secs(1))?;
             Answer::Ping {

@@ -1,5 +1,6 @@
-//! A kernel's end of the demo's network: an address on the network's host interface, and a TCP server of the
-//! kernel's own stack behind it, in the network namespace that the demo's daemon runs in.
+//! A kernel's end of the demo's networks: an address on an interface, and a TCP server of the kernel's own stack behind
+//! it, in the network namespace that the demo's daemon runs in. The interface is a network's host interface, or one
+//! half of a veth pair whose other half is a network's uplink.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use frontend::hash::StreamHash;
 use futures_util::TryStreamExt as _;
+use rtnetlink::{LinkUnspec, LinkVeth};
 
 use super::guest::Answer;
 
@@ -16,7 +18,7 @@ pub(crate) const ARG0: &str = "weft-demo-kernel";
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Gives `interface` the address, says so, takes one TCP connection on `port`, confirms what came, says so.
+/// Gives `interface` the address (`OTHER+INTERFACE`: after making the pair), says so, takes one TCP connection on `port`, confirms what came, says so.
 pub(crate) fn run(interface: &str, address: &str, prefix: u8, port: u16) -> anyhow::Result<()> {
     let address: Ipv4Addr = address.parse().context("the address")?;
     tokio::runtime::Builder::new_current_thread()
@@ -65,8 +67,18 @@ fn say(answer: &Answer) -> anyhow::Result<()> {
 async fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> anyhow::Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection().context("asking the kernel")?;
     tokio::spawn(connection);
+    let interface = match interface.split_once('+') {
+        Some((other, interface)) => {
+            let pair = LinkVeth::new(other, interface).up().build();
+            handle.link().add(pair).execute().await.context("making a veth pair")?;
+            interface
+        }
+        None => interface,
+    };
     let mut links = handle.link().get().match_name(interface.to_owned()).execute();
     let link = links.try_next().await?.with_context(|| format!("there is no interface {interface}"))?;
+    let up = LinkUnspec::new_with_index(link.header.index).up().build();
+    handle.link().set(up).execute().await.with_context(|| format!("switching {interface} on"))?;
     handle
         .address()
         .add(link.header.index, address.into(), prefix)

@@ -2,11 +2,12 @@
 //!
 //! The real daemon runs on a socket in a directory of its own. Guests are processes with shared memory and rings
 //! of their own, the driver's side of virtio-net, and an IP stack. They find each other, ping, and move bulk data
-//! through the daemon; each step is measured and passes or fails. Where this user may have a network namespace, a
+//! through the daemon, on a network of each mode; each step is measured and passes or fails. Where this user may have a network namespace, a
 //! kernel's IP stack joins on a tap. Everything shown of the switch comes from the real command line.
 
 pub(crate) mod guest;
 pub(crate) mod kernel;
+mod networks;
 mod process;
 mod steps;
 

@@ -22,15 +22,17 @@ pub(super) const TOPOLOGY: &str = "
            (no offloads)       │                    vif5.0 ──┘
   kernel   10.77.0.254 demo0 ──┘                  (traffic generator)
 
+  and two guests each on: lab0 (internal), rt0 (routed), nat0 (nat, behind an uplink)
+
   Guests are processes: shared memory, virtio rings, an IP stack. The switch is `weft daemon`.
 ";
 
-const TCP_BYTES: u64 = 256 << 20;
+pub(super) const TCP_BYTES: u64 = 256 << 20;
 const BULK_BYTES: u64 = 1 << 30;
 const PLAIN_BULK_BYTES: u64 = 256 << 20;
 const BLAST_MS: u64 = 2000;
 
-type Outcome = anyhow::Result<(String, Value)>;
+pub(super) type Outcome = anyhow::Result<(String, Value)>;
 
 /// Runs all steps. An error is one of setting up; failures of steps are in the report.
 pub(super) fn run(daemon: &Daemon, report: &mut Report, no_namespace: Option<&str>) -> anyhow::Result<()> {
@@ -71,6 +73,7 @@ pub(super) fn run(daemon: &Daemon, report: &mut Report, no_namespace: Option<&st
         None => report.step("a kernel's stack on a tap", kernel(daemon, &mut one)),
     }
     drop(generator);
+    super::networks::run(daemon, report, no_namespace)?;
     report.step("every frame is accounted for", accounts(daemon));
     report.show(daemon, &["port", "list"]);
     report.show(daemon, &["fdb", "show", NETWORK]);
@@ -110,7 +113,7 @@ fn arp(from: &mut Process, to: Ipv4Addr) -> Outcome {
     }
 }
 
-fn ping(from: &mut Process, to: Ipv4Addr, count: u16) -> Outcome {
+pub(super) fn ping(from: &mut Process, to: Ipv4Addr, count: u16) -> Outcome {
     match from.ask(&Order::Ping { to, count })? {
         Answer::Ping { sent, received, corrupt, p50_us, p99_us, max_us } => {
             ensure!(
@@ -132,7 +135,7 @@ fn gigabits(bytes: u64, seconds: f64) -> f64 {
     bytes as f64 * 8.0 / seconds.max(1e-9) / 1e9
 }
 
-fn tcp(from: &mut Process, to: &mut Process, address: Ipv4Addr) -> Outcome {
+pub(super) fn tcp(from: &mut Process, to: &mut Process, address: Ipv4Addr) -> Outcome {
     let port = 5001;
     to.order(&Order::TcpReceive { port })?;
     let sent = from.ask(&Order::TcpSend { to: address, port, bytes: TCP_BYTES })?;
@@ -140,7 +143,7 @@ fn tcp(from: &mut Process, to: &mut Process, address: Ipv4Addr) -> Outcome {
     tcp_outcome(&sent, &received)
 }
 
-fn tcp_outcome(sent: &Answer, received: &Answer) -> Outcome {
+pub(super) fn tcp_outcome(sent: &Answer, received: &Answer) -> Outcome {
     let (Answer::Sent { hash, whole, .. }, Answer::Received { bytes, hash: got, seconds, .. }) =
         (sent, received)
     else {
@@ -262,6 +265,6 @@ fn accounts(daemon: &Daemon) -> Outcome {
     bail!("the counters do not balance: {last}")
 }
 
-fn unexpected(answer: &Answer) -> Outcome {
+pub(super) fn unexpected(answer: &Answer) -> Outcome {
     bail!("an answer out of turn: {answer:?}")
 }

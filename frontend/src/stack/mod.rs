@@ -6,6 +6,7 @@
 
 mod phy;
 mod ping;
+mod services;
 mod tcp;
 
 use std::collections::VecDeque;
@@ -23,6 +24,7 @@ use crate::wire::{Ipv4, Mac, arp_request};
 use phy::Phy;
 pub use phy::PhyStats;
 pub use ping::PingReport;
+pub use services::Lease;
 pub use tcp::BulkReport;
 
 /// What a guest's stack is to be like.

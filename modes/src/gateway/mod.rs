@@ -19,7 +19,7 @@ pub mod station;
 
 pub use outbox::{Handled, Outbox, Outgoing, SlowPath};
 pub use stack::link_local;
-pub use station::{Clock, Gateway, LeaseWatch, Question, Services, Settings};
+pub use station::{Clock, Gateway, LeaseWatch, Links, Question, Services, Settings};
 
 #[cfg(test)]
 mod tests;

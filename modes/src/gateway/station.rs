@@ -6,7 +6,7 @@
 //!
 //! Owned by one thread at a time (the daemon keeps it behind a lock).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol};
@@ -16,7 +16,7 @@ use super::datagram::{self, Datagram};
 use super::dhcp4::{self, LeaseEvent};
 use super::dhcp6::Dhcp6Server;
 use super::dns::{self, Action, Client, Dns, QueryId, Transport, Unanswered};
-use super::outbox::{Handled, Outbox, SlowPath};
+use super::outbox::{Handled, Outbox, Outgoing, SlowPath};
 use super::ra::Advertiser;
 use super::stack::{Stack, link_local};
 
@@ -46,8 +46,20 @@ pub struct Settings {
     pub mtu: u16,
     /// Whether it answers ARP, ND and ICMP echo for its addresses. It does not where the host's stack holds them.
     pub answers: bool,
+    /// How the guests are linked.
+    pub links: Links,
     /// Makes sequence numbers hard to guess.
     pub seed: u64,
+}
+
+/// How the guests of a network are linked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Links {
+    /// All are on one link: what the gateway says to a group goes through the network's forwarding.
+    #[default]
+    Shared,
+    /// Each port is a link of its own: what the gateway says to a group is said on each.
+    EachPort,
 }
 
 /// The services of a gateway. What is `None` is not served.
@@ -92,6 +104,8 @@ pub struct Gateway {
     /// Where clients that wait for an answer over UDP are, and whom they asked.
     clients: HashMap<PortId, HashMap<SocketAddr, (MacAddr, SocketAddr)>>,
     questions: VecDeque<Question>,
+    /// The guests' ports.
+    guests: BTreeSet<PortId>,
     out: Outbox,
 }
 
@@ -122,6 +136,7 @@ impl Gateway {
             stack,
             clients: HashMap::new(),
             questions: VecDeque::new(),
+            guests: BTreeSet::new(),
             out: Outbox::default(),
         };
         gateway.name_all_leases(clock.now);
@@ -152,9 +167,23 @@ impl Gateway {
         self.name_all_leases(clock.now);
     }
 
-    /// Frames to go. To be emptied after each call.
-    pub fn outbox(&mut self) -> &mut Outbox {
-        &mut self.out
+    /// The next frame to go. To be asked after each call, until there is none.
+    pub fn next_frame(&mut self) -> Option<Outgoing> {
+        loop {
+            let outgoing = self.out.pop()?;
+            let group = MacAddr::from_slice(&outgoing.frame).is_some_and(MacAddr::is_group);
+            if outgoing.to.is_some() || !group || self.settings.links == Links::Shared {
+                return Some(outgoing);
+            }
+            for &port in &self.guests {
+                self.out.send_to(port, outgoing.frame.clone());
+            }
+        }
+    }
+
+    /// A guest's port joined the network.
+    pub fn guest_added(&mut self, port: PortId) {
+        self.guests.insert(port);
     }
 
     /// The next question to the outside, to be asked after each call until there is none.
@@ -344,6 +373,7 @@ impl Gateway {
     pub fn port_removed(&mut self, port: PortId) {
         self.stack.port_removed(port);
         self.clients.remove(&port);
+        self.guests.remove(&port);
         if let Some(ra) = &mut self.services.ra {
             ra.port_removed(port);
         }

@@ -89,6 +89,7 @@ impl Rig {
             address6: Some("fd00::1".parse().unwrap()),
             mtu: 1500,
             answers,
+            links: Links::Shared,
             seed: 7,
         };
         let dns = dns.then(|| {
@@ -127,7 +128,7 @@ impl Rig {
                 self.gateway.receive(clock, self.port, &frame);
             }
             self.gateway.poll(clock);
-            while let Some(outgoing) = self.gateway.outbox().pop() {
+            while let Some(outgoing) = self.gateway.next_frame() {
                 match outgoing.to {
                     Some(port) if port == self.port => self.wire.rx.push_back(outgoing.frame),
                     Some(_) => self.elsewhere += 1,
@@ -214,7 +215,7 @@ fn who_asks_where_the_gateway_is_hears_that_it_is_a_router() {
         let question = Neighbor::solicitation(GUEST, guest, target);
         rig.gateway.receive(rig.clock(), rig.port, &question.to_frame(ROUTER, GUEST));
         rig.gateway.poll(rig.clock());
-        let answer = std::iter::from_fn(|| rig.gateway.outbox().pop())
+        let answer = std::iter::from_fn(|| rig.gateway.next_frame())
             .find_map(|outgoing| Neighbor::of_frame(&outgoing.frame))
             .unwrap();
         assert_eq!((answer.target, answer.destination, answer.link), (target, guest, Some(ROUTER)));
@@ -330,6 +331,39 @@ fn frames_for_others_and_noise_are_nobodys() {
         rig.gateway.receive(clock, rig.port, &noise);
     }
     rig.gateway.poll(clock);
-    assert!(rig.gateway.outbox().is_empty());
+    assert_eq!(rig.gateway.next_frame(), None);
     assert!(rig.ping("10.0.0.1".parse().unwrap()), "it still answers");
+}
+
+#[test]
+fn a_group_on_links_of_their_own_is_told_on_each() {
+    let mut ports = Registry::<PortId>::new(4);
+    let guests = [ports.mint().unwrap(), ports.mint().unwrap(), ports.mint().unwrap()];
+    for links in [Links::Shared, Links::EachPort] {
+        let settings = Settings {
+            mac: ROUTER,
+            address4: None,
+            address6: Some("fd00::1".parse().unwrap()),
+            mtu: 1500,
+            answers: true,
+            links,
+            seed: 7,
+        };
+        let config = ra::RaConfig::new(ROUTER, link_local(ROUTER));
+        let ra = ra::Advertiser::new(Instant::ORIGIN, config, 3).unwrap();
+        let services = Services { ra: Some(ra), ..Services::default() };
+        let mut gateway = Gateway::new(Clock::default(), settings, services, None);
+        guests.iter().for_each(|&port| gateway.guest_added(port));
+        gateway.port_removed(guests[1]);
+        gateway.poll(Clock { now: Instant::from_secs(20), unix_s: 0 });
+        let advertised: Vec<Option<PortId>> = std::iter::from_fn(|| gateway.next_frame())
+            .filter(|outgoing| outgoing.frame.get(..2) == Some(&[0x33, 0x33]))
+            .filter(|outgoing| outgoing.frame.get(54) == Some(&134))
+            .map(|outgoing| outgoing.to)
+            .collect();
+        match links {
+            Links::Shared => assert_eq!(advertised, [None]),
+            Links::EachPort => assert_eq!(advertised, [Some(guests[0]), Some(guests[2])]),
+        }
+    }
 }

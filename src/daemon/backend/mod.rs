@@ -66,6 +66,11 @@ pub(super) trait Backend: Send {
     /// Fills in what only this kind knows.
     fn describe(&self, _detail: &mut PortDetail) {}
 
+    /// The MTU of an interface that is somebody else's, while it is there.
+    fn link_mtu(&self) -> Option<u16> {
+        None
+    }
+
     /// Changes the MTU of what the switch made itself. Errors are one line.
     fn set_mtu(&mut self, _mtu: u16) -> Result<(), String> {
         Ok(())

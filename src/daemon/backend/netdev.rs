@@ -95,6 +95,11 @@ impl Backend for Netdev {
         detail.queues = 1;
     }
 
+    fn link_mtu(&self) -> Option<u16> {
+        let link = self.device.as_ref()?.link().ok().flatten()?;
+        Some(u16::try_from(link.mtu).unwrap_or(u16::MAX))
+    }
+
     fn broken(&mut self, reason: &str) {
         self.error = Some(reason.to_owned());
         self.close();
