@@ -14,8 +14,8 @@
 //!   put back at once.
 //! - Putting back goes on past what fails, and reports all of it.
 //!
-//! - [`interface`]: addresses of a host interface. [`routes`]: to guests. [`sysctl`]: forwarding. [`nft`]:
-//!   masquerading. [`relocate`]: `host-address=move`. [`journal`]: what is to be put back. [`netlink`]: the kernel.
+//! Inside: `interface` (addresses of a host interface), `routes` (to guests), `sysctl` (forwarding), `nft`
+//! (masquerading), `relocate` (`host-address=move`), `journal` (what is to be put back), `netlink` (the kernel).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
