@@ -184,7 +184,9 @@ impl Burst<'_> {
     #[inline]
     fn route(&mut self, head: &mut Head, mut packet: Packet, route: Option<Option<Route>>) -> Decision {
         let (source, destination) = (packet.source(), packet.destination());
-        self.check_source(source, destination, head.source())?;
+        if let Err(reason) = self.check_source(source, destination, head.source()) {
+            return if self.is_renewal(&packet) { self.to_gateway() } else { Err(reason) };
+        }
         if is_link_local(destination) {
             return self.to_gateway();
         }
@@ -230,8 +232,8 @@ impl Burst<'_> {
                     target.is_some_and(|target| self.concerns(IpAddr::from(*target)))
                 }
                 Transport::Udp { source: 68, destination: 67 } if guest && !packet.is_v6() => {
-                    if !packet.source().is_unspecified() {
-                        self.check_source(packet.source(), packet.destination(), head.source())?;
+                    if !self.may_ask_with(packet.source()) {
+                        return Err(DropReason::Rpf);
                     }
                     true
                 }
@@ -245,6 +247,24 @@ impl Burst<'_> {
             }
         };
         if wanted { self.to_gateway() } else { Err(DropReason::NotRouted) }
+    }
+
+    /// Whether a guest may ask for a lease with this source: with any but another's. A lease that ended here, by an
+    /// operator's word or with the daemon, is still its client's own opinion, and only an answer can change that.
+    fn may_ask_with(&self, source: IpAddr) -> bool {
+        match self.table.find(source) {
+            Some(Target::Out(way)) if way.role == Role::Guest => way.port == self.ingress,
+            Some(Target::Own | Target::Broadcast) => false,
+            _ => source.is_unspecified() || is_host(source),
+        }
+    }
+
+    /// Whether a packet that may not go further is a guest's to renew its lease, and to us alone.
+    #[cold]
+    fn is_renewal(&self, packet: &Packet) -> bool {
+        let asks = packet.transport() == Transport::Udp { source: 68, destination: 67 };
+        let of_guest = self.role == Role::Guest && !packet.is_v6();
+        asks && of_guest && self.table.is_own(packet.destination()) && self.may_ask_with(packet.source())
     }
 
     /// Whether a question about an address can be ours to answer.

@@ -171,18 +171,34 @@ fn what_is_for_the_router_goes_to_its_services() {
     ] {
         assert_eq!(rig.inject(from, &udp(from, source, destination)), Fate::Services, "{destination}");
     }
-    let dhcp = |from: usize, source: &str, ports: (u16, u16)| {
+    let dhcp_to = |from: usize, to: MacAddr, source: &str, destination: &str, ports: (u16, u16)| {
         let mut frame = Vec::new();
-        PacketBuilder::ethernet2(mac(from).0, [0xff; 6])
-            .ipv4(v4(source).octets(), [255; 4], 64)
+        PacketBuilder::ethernet2(mac(from).0, to.0)
+            .ipv4(v4(source).octets(), v4(destination).octets(), 64)
             .udp(ports.0, ports.1)
             .write(&mut frame, &[0; 240])
             .expect("a frame");
         frame
     };
+    let all = MacAddr([0xff; 6]);
+    let dhcp =
+        |from: usize, source: &str, ports: (u16, u16)| dhcp_to(from, all, source, "255.255.255.255", ports);
     assert_eq!(rig.inject(A, &dhcp(A, "0.0.0.0", (68, 67))), Fate::Services);
     assert_eq!(rig.inject(A, &dhcp(A, "10.0.0.5", (68, 67))), Fate::Services, "rebinding");
-    assert_eq!(rig.inject(A, &dhcp(A, "10.0.0.6", (68, 67))), Fate::Dropped(DropReason::Rpf));
+    let rpf = Fate::Dropped(DropReason::Rpf);
+    assert_eq!(rig.inject(A, &dhcp(A, "10.0.0.6", (68, 67))), rpf, "another's");
+    // A lease that is not known here, or is of another network: its client is to hear so.
+    for source in ["10.0.0.99", "192.168.5.9"] {
+        assert_eq!(rig.inject(A, &dhcp(A, source, (68, 67))), Fate::Services, "{source} rebinding");
+        let renewal = |destination, ports| dhcp_to(A, ROUTER, source, destination, ports);
+        assert_eq!(rig.inject(A, &renewal("10.0.0.1", (68, 67))), Fate::Services, "{source} renewing");
+        assert_eq!(rig.inject(A, &renewal("10.0.0.1", (68, 53))), rpf, "{source} not renewing");
+        assert_eq!(rig.inject(A, &renewal("10.0.0.6", (68, 67))), rpf, "{source} to another");
+    }
+    for source in ["10.0.0.6", "10.0.0.1", "255.255.255.255"] {
+        let renewal = dhcp_to(A, ROUTER, source, "10.0.0.1", (68, 67));
+        assert_eq!(rig.inject(A, &renewal), rpf, "{source} is not the guest's");
+    }
     assert_eq!(
         rig.inject(A, &dhcp(A, "0.0.0.0", (67, 68))),
         Fate::Dropped(DropReason::NotRouted),
