@@ -142,6 +142,11 @@ impl Station {
         self.wire.lock().to_station.pop()
     }
 
+    /// Frames that were sent, and that no worker has taken yet.
+    pub fn unsent(&self) -> usize {
+        self.wire.lock().to_switch.len()
+    }
+
     /// Sends a whole Ethernet frame, untagged and with its checksums complete: straight out of port `to`, or, without
     /// one, through the network's forwarding. False, and it is not sent, if too many wait already.
     pub fn send(&self, to: Option<PortId>, frame: Vec<u8>) -> bool {

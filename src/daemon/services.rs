@@ -17,8 +17,8 @@ use datapath::pool::Datapath;
 use modes::gateway::{Clock, Gateway};
 use switch_core::Instant;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::LocalSet;
-use tracing::warn;
+use tokio::task::{JoinSet, LocalSet};
+use tracing::{error, warn};
 
 use super::upstream::Upstream;
 
@@ -26,6 +26,11 @@ use super::upstream::Upstream;
 const PORTION: usize = 64;
 /// A timer that is due sooner than this waits for it: services count in tenths of seconds.
 const TIMER_MIN: Duration = Duration::from_millis(1);
+
+/// How long what a gateway says last may take to leave.
+const LAST_WORDS: Duration = Duration::from_millis(50);
+/// How long a gateway that failed rests.
+const REST: Duration = Duration::from_secs(1);
 
 /// A gateway, as the control thread and its own task share it.
 #[derive(Clone)]
@@ -127,9 +132,15 @@ impl Services {
             // Ends at once also when the thread is gone: the other end of the channel is, then.
             let _ = gone.recv();
         }
-        let gateway = &mut *shared.lock();
+        let mut gateway = shared.lock();
         gateway.farewell(clock(&self.datapath));
-        shared.flush(gateway);
+        shared.flush(&mut gateway);
+        drop(gateway);
+        // What it says last is on its way before its port goes.
+        let patience = std::time::Instant::now() + LAST_WORDS;
+        while shared.station.unsent() > 0 && std::time::Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
@@ -150,8 +161,8 @@ async fn run(datapath: Arc<Datapath>, mut inbox: mpsc::UnboundedReceiver<Command
         match command {
             Command::Add(id, shared, upstream) => {
                 let asked: Asked = Rc::new(RefCell::new(Rc::new(upstream)));
-                let task = serve(Arc::clone(&datapath), shared, Rc::clone(&asked));
-                tasks.insert(id, (tokio::task::spawn_local(task), asked));
+                let task = tokio::task::spawn_local(keep(Arc::clone(&datapath), shared, Rc::clone(&asked)));
+                tasks.insert(id, (task, asked));
             }
             Command::Ask(id, upstream) => {
                 if let Some((_, asked)) = tasks.get(&id) {
@@ -172,7 +183,21 @@ async fn run(datapath: Arc<Datapath>, mut inbox: mpsc::UnboundedReceiver<Command
 /// Whom a gateway asks now. A question that is on its way keeps those that it was asked of.
 type Asked = Rc<RefCell<Rc<Upstream>>>;
 
-/// Runs one gateway until it is aborted.
+/// Runs one gateway until it is aborted. One that panics (a defect) goes on after a rest, without the frame at which it
+/// did: its guests, and the other networks, are better off than without it.
+async fn keep(datapath: Arc<Datapath>, shared: Shared, asked: Asked) {
+    loop {
+        let mut serving = JoinSet::new();
+        serving.spawn_local(serve(Arc::clone(&datapath), shared.clone(), Rc::clone(&asked)));
+        // Aborting this task drops the set, and that aborts the other.
+        if serving.join_next().await.is_some_and(|ended| ended.is_err_and(|e| e.is_panic())) {
+            error!("a gateway failed at a frame or a timer, which is a defect of this program; it goes on");
+        }
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Serves one gateway for ever.
 async fn serve(datapath: Arc<Datapath>, shared: Shared, asked: Asked) {
     let (answers, mut answered) = mpsc::unbounded_channel();
     loop {
