@@ -44,8 +44,9 @@ Keys of routed and nat:
   boot-file=NAME         what guests boot from the network [none]
   boot-server=ADDR       where the boot file is [none]
   address=CIDR           our own address on the uplink, with the length of its
-                         prefix [by DHCP]
-  next-hop=ADDR          the router behind the uplink; needs address= [by DHCP]
+                         prefix [nat: by DHCP; routed: none]
+  next-hop=ADDR          the router behind the uplink; needs address=
+                         [nat: by DHCP; routed: none]
   address6=CIDR          the same for IPv6 [none]
   next-hop6=ADDR         the same for IPv6; needs address6= [none]
   ip-forward=on|off      the daemon may switch the host's forwarding on

@@ -71,11 +71,10 @@ impl NetworkSpec {
         self.ip_forward.unwrap_or(self.mode == Mode::Nat && self.egress == Some(Egress::Host))
     }
 
-    /// Whether the switch asks for its address on the uplink by DHCP: there is an uplink that forwards at layer 3, and no
-    /// `address=`.
+    /// Whether the switch asks for its address on the uplink by DHCP: it translates there, and there is no `address=`. A
+    /// routed network needs none, whose guests are on the uplink's own segment then.
     pub fn address_by_dhcp(&self) -> bool {
-        let layer3 = matches!(self.mode, Mode::Routed | Mode::Nat);
-        layer3 && self.uplink_interface().is_some() && self.address.is_none()
+        self.mode == Mode::Nat && self.uplink_interface().is_some() && self.address.is_none()
     }
 
     /// Whether the switch has a station of its own on the network, with at least one of the addresses of

@@ -145,7 +145,7 @@ fn what_holds_where_nothing_was_said() {
     let uplinked = net("mode=routed uplink=eth0");
     assert_eq!(
         (uplinked.host_if, uplinked.uses_host_routes(), uplinked.address_by_dhcp()),
-        (false, false, true)
+        (false, false, false)
     );
 
     let internal = net("mode=internal subnet=10.0.0.0/24 dns=on");
