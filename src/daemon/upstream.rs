@@ -7,7 +7,7 @@
 //! - A question ends within [`TOTAL`], and takes its sockets and tasks with it, also when nobody waits for it any more.
 //! - A server whose address is one of our gateways' is never asked: it would ask us.
 //!
-//! One owner, the control thread; nothing is borrowed across a wait.
+//! One owner, the services thread; nothing is borrowed across a wait.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
