@@ -3,7 +3,7 @@
 //! For the slow path, which sees every fragment. A packet's first fragment makes an entry; the others find it. An
 //! entry ends after [`LIFETIME`]; when there are too many of one guest, or in all, the oldest of them goes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -40,9 +40,10 @@ struct Entry<A, T> {
 #[derive(Debug)]
 pub struct Fragments<A, T> {
     entries: HashMap<FragmentKey<A>, Entry<A, T>>,
-    /// Oldest first. What was replaced meanwhile has another serial.
-    order: VecDeque<(Instant, FragmentKey<A>, u64)>,
-    guests: HashMap<A, usize>,
+    /// When each entry ends, by its serial: oldest first.
+    order: BTreeMap<u64, (Instant, FragmentKey<A>)>,
+    /// The serials of each guest's entries.
+    guests: HashMap<A, BTreeSet<u64>>,
     serial: u64,
 }
 
@@ -55,27 +56,22 @@ impl<A: Copy + Eq + Hash, T: Clone> Default for Fragments<A, T> {
 impl<A: Copy + Eq + Hash, T: Clone> Fragments<A, T> {
     /// An empty table.
     pub fn new() -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), guests: HashMap::new(), serial: 0 }
+        Self { entries: HashMap::new(), order: BTreeMap::new(), guests: HashMap::new(), serial: 0 }
     }
 
-    /// A first fragment was translated. `guest` is the inside address, which the entry counts to. False if the
-    /// guest has too many already.
-    pub fn first(&mut self, now: Instant, key: FragmentKey<A>, guest: A, to: T) -> bool {
+    /// A first fragment was translated. `guest` is the inside address, which the entry counts to.
+    pub fn first(&mut self, now: Instant, key: FragmentKey<A>, guest: A, to: T) {
         self.expire(now);
         self.remove(&key);
-        if self.guests.get(&guest).is_some_and(|&n| n >= ENTRIES_PER_GUEST) {
-            return false;
+        let of_guest = self.guests.get(&guest).filter(|serials| serials.len() >= ENTRIES_PER_GUEST);
+        if let Some(&oldest) = of_guest.and_then(|serials| serials.first()) {
+            self.remove_serial(oldest);
         }
-        while self.entries.len() >= ENTRIES_MAX || self.order.len() >= 2 * ENTRIES_MAX {
-            if !self.remove_oldest() {
-                break;
-            }
-        }
+        while self.entries.len() >= ENTRIES_MAX && self.remove_oldest() {}
         self.serial += 1;
         self.entries.insert(key, Entry { to, guest, serial: self.serial });
-        *self.guests.entry(guest).or_default() += 1;
-        self.order.push_back((now + LIFETIME, key, self.serial));
-        true
+        self.guests.entry(guest).or_default().insert(self.serial);
+        self.order.insert(self.serial, (now + LIFETIME, key));
     }
 
     /// What the packet of another fragment became.
@@ -86,14 +82,14 @@ impl<A: Copy + Eq + Hash, T: Clone> Fragments<A, T> {
 
     /// Removes what has ended.
     pub fn expire(&mut self, now: Instant) {
-        while self.order.front().is_some_and(|(until, ..)| *until <= now) {
+        while self.poll_at().is_some_and(|until| until <= now) {
             self.remove_oldest();
         }
     }
 
     /// When the oldest entry ends.
     pub fn poll_at(&self) -> Option<Instant> {
-        self.order.front().map(|(until, ..)| *until)
+        self.order.first_key_value().map(|(_, (until, _))| *until)
     }
 
     /// Entries.
@@ -107,18 +103,23 @@ impl<A: Copy + Eq + Hash, T: Clone> Fragments<A, T> {
     }
 
     fn remove_oldest(&mut self) -> bool {
-        let Some((_, key, serial)) = self.order.pop_front() else { return false };
-        if self.entries.get(&key).is_some_and(|entry| entry.serial == serial) {
+        let Some((&oldest, _)) = self.order.first_key_value() else { return false };
+        self.remove_serial(oldest);
+        true
+    }
+
+    fn remove_serial(&mut self, serial: u64) {
+        if let Some((_, key)) = self.order.remove(&serial) {
             self.remove(&key);
         }
-        true
     }
 
     fn remove(&mut self, key: &FragmentKey<A>) {
         let Some(entry) = self.entries.remove(key) else { return };
-        if let Some(count) = self.guests.get_mut(&entry.guest) {
-            *count -= 1;
-            if *count == 0 {
+        self.order.remove(&entry.serial);
+        if let Some(serials) = self.guests.get_mut(&entry.guest) {
+            serials.remove(&entry.serial);
+            if serials.is_empty() {
                 self.guests.remove(&entry.guest);
             }
         }
@@ -144,11 +145,11 @@ mod tests {
         let mut fragments = Fragments::new();
         let at = Instant::from_secs;
         assert_eq!(fragments.later(at(0), &key(1, 7)), None);
-        assert!(fragments.first(at(0), key(1, 7), key(1, 0).source, 5));
+        fragments.first(at(0), key(1, 7), key(1, 0).source, 5);
         assert_eq!(fragments.later(at(59), &key(1, 7)), Some(5));
         assert_eq!(fragments.later(at(59), &key(1, 8)), None);
         // The same identification again: the new packet counts, and lives its own time.
-        assert!(fragments.first(at(30), key(1, 7), key(1, 0).source, 6));
+        fragments.first(at(30), key(1, 7), key(1, 0).source, 6);
         assert_eq!(fragments.later(at(60), &key(1, 7)), Some(6));
         assert_eq!(fragments.poll_at(), Some(at(90)));
         assert_eq!(fragments.later(at(90), &key(1, 7)), None);
@@ -159,16 +160,24 @@ mod tests {
     fn a_guest_has_its_share_and_the_table_its_bound() {
         let mut fragments = Fragments::new();
         let now = Instant::ORIGIN;
-        for id in 0..2000 {
-            assert_eq!(fragments.first(now, key(1, id), key(1, 0).source, ()), id < ENTRIES_PER_GUEST as u32);
+        let share = ENTRIES_PER_GUEST as u32;
+        fragments.first(now, key(2, 0), key(2, 0).source, ());
+        // However many packets a guest has in fragments, its latest are known, and others lose nothing.
+        for id in 0..20_000 {
+            fragments.first(now, key(1, id), key(1, 0).source, ());
+            assert_eq!(fragments.later(now, &key(1, id)), Some(()));
+            assert_eq!(fragments.later(now, &key(1, id.wrapping_sub(share))), None);
         }
-        assert_eq!(fragments.len(), ENTRIES_PER_GUEST);
+        assert_eq!(fragments.later(now, &key(1, 20_000 - share)), Some(()));
+        assert_eq!(fragments.later(now, &key(2, 0)), Some(()));
+        assert_eq!(fragments.len(), ENTRIES_PER_GUEST + 1);
         for guest in 2..=40 {
-            for id in 0..ENTRIES_PER_GUEST as u32 {
-                assert!(fragments.first(now, key(guest, id), key(guest, 0).source, ()));
+            for id in 0..share {
+                fragments.first(now, key(guest, id), key(guest, 0).source, ());
             }
         }
         assert_eq!(fragments.len(), ENTRIES_MAX);
-        assert!(fragments.order.len() <= 2 * ENTRIES_MAX);
+        assert_eq!(fragments.order.len(), ENTRIES_MAX);
+        assert_eq!(fragments.guests.values().map(BTreeSet::len).sum::<usize>(), ENTRIES_MAX);
     }
 }
