@@ -150,15 +150,18 @@ impl Slow {
     /// A packet from a guest that leaves its subnet, or goes to one of our outside addresses.
     fn outbound(&mut self, now: Instant, mut frame: Frame, out: &mut Outbox) {
         let (from, destination) = (frame.from, frame.packet.destination());
+        let is_inside = self.shared.inside.contains(destination);
+        if is_inside && !self.shared.inside.is_guest(destination) {
+            // The subnet's broadcast: it is not forwarded, and no error is about it.
+            return;
+        }
         if frame.packet.hop_limit() <= 1 {
             self.errors_in.send(now, from, &frame.bytes, Cause::TimeExceeded, out);
             return;
         }
-        if self.shared.inside.contains(destination) {
-            if self.shared.inside.is_guest(destination) {
-                frame.packet.decrement_hop_limit(&mut frame.bytes);
-                self.deliver_inside(now, frame, out);
-            }
+        if is_inside {
+            frame.packet.decrement_hop_limit(&mut frame.bytes);
+            self.deliver_inside(now, frame, out);
             return;
         }
         let hairpin = self.translator.is_external(destination);

@@ -2,8 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use switch_core::checksum::Sum;
 use switch_core::drop::DropReason;
-use switch_core::ip::{Addresses, FrameMut, Packet, Transport};
+use switch_core::ip::{Addresses, FrameMut, PROTO_ICMPV6, Packet, Transport};
 use switch_core::napt::{Address, Endpoint, Flow, Protocol, TcpFlags, View};
 use switch_core::time::Instant;
 
@@ -169,7 +170,7 @@ impl Translator {
         packet: &mut Packet,
         frame: &mut [u8],
     ) -> Result<Rewritten, DropReason> {
-        let quote = packet.quoted(frame).ok_or(DropReason::NatUnsupported)?;
+        let quote = sound_quote(packet, frame)?;
         let (protocol, from, to) = quoted_ports(&quote, false)?;
         let (address, port) = match quote.addresses() {
             Addresses::V4 { source, destination } => {
@@ -194,7 +195,7 @@ impl Translator {
         packet: &mut Packet,
         frame: &mut [u8],
     ) -> Result<Rewritten, DropReason> {
-        let quote = packet.quoted(frame).ok_or(DropReason::NatUnsupported)?;
+        let quote = sound_quote(packet, frame)?;
         let (protocol, from, to) = quoted_ports(&quote, true)?;
         let (address, port) = match quote.addresses() {
             Addresses::V4 { source, destination } => {
@@ -230,6 +231,29 @@ impl Translator {
 
 fn end<A: Address>(endpoint: Endpoint<A>) -> (IpAddr, u16) {
     (endpoint.address.to_ip(), endpoint.port)
+}
+
+/// The packet that an ICMP error quotes. Neither the message's checksum nor that of the quoted header may be wrong
+/// (RFC 5508, REQ-3). The rest of the quote may be cut: nobody looks at its checksum.
+fn sound_quote(packet: &Packet, frame: &[u8]) -> Result<Packet, DropReason> {
+    let quote = packet.quoted(frame).ok_or(DropReason::NatUnsupported)?;
+    let message = frame.get(packet.transport_at()..packet.end()).ok_or(DropReason::BadIp)?;
+    let mut sum = match packet.addresses() {
+        Addresses::V4 { .. } => Sum::new(),
+        Addresses::V6 { source, destination } => {
+            let length = u32::try_from(message.len()).map_err(|_| DropReason::BadIp)?;
+            Sum::pseudo_v6(source.octets(), destination.octets(), PROTO_ICMPV6, length)
+        }
+    };
+    sum.add(message);
+    // The first of several fragments has not all that its checksum is of.
+    let is_message_sound = packet.is_fragment() || sum.fold() == u16::MAX;
+    let is_header_sound = quote.is_v6() || {
+        let mut sum = Sum::new();
+        sum.add(frame.get(quote.network_at()..quote.transport_at()).ok_or(DropReason::BadIp)?);
+        sum.fold() == u16::MAX
+    };
+    if is_message_sound && is_header_sound { Ok(quote) } else { Err(DropReason::BadIp) }
 }
 
 /// The ports of a quoted packet. `ours`: it was sent from inside to outside.

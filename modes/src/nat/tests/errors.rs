@@ -115,6 +115,46 @@ fn an_error_of_no_session_goes_nowhere() {
 }
 
 #[test]
+fn an_error_with_a_wrong_checksum_goes_nowhere() {
+    let way6 = Way { macs: (MAC_A, ROUTER), from: IP6_A, to: REMOTE6, ttl: 64 };
+    for (way, hop) in [(out(REMOTE), "198.51.100.1"), (way6, "2001:db8:7::7")] {
+        let mut net = Net::new();
+        net.send(A, udp(way, 4000, 53, b"payload"));
+        let mut turned = net.only(UPLINK);
+        switch_core::ip::set_macs(&mut turned, OURS, ISP);
+        let origin = Origin { mac: ISP, address: ip(hop) };
+        let mut good = error_frame(&turned, Cause::HostUnreachable, origin).expect("an error");
+        switch_core::ip::set_macs(&mut good, OURS, ISP);
+        let at = Packet::of_frame(&good).unwrap().transport_at();
+        let mut bad = good.clone();
+        bad[at + 2] ^= 1;
+        net.send(UPLINK, bad);
+        net.nothing();
+        if !way.from.contains(':') {
+            // The quoted header's, in a message that is sound itself.
+            let mut bad = good.clone();
+            bad[at + 8 + 10] ^= 1;
+            wire::Icmpv4Packet::new_unchecked(&mut bad[at..]).fill_checksum();
+            net.send(UPLINK, bad);
+            net.nothing();
+        }
+        net.send(UPLINK, good);
+        net.only(A);
+    }
+}
+
+#[test]
+fn no_error_is_about_a_packet_to_the_subnets_broadcast_address() {
+    let mut net = Net::new();
+    for to in ["10.0.0.255", "10.0.0.0"] {
+        for ttl in [1, 64] {
+            net.send(A, udp(Way { ttl, ..out(to) }, 4000, 53, b"x"));
+        }
+    }
+    net.nothing();
+}
+
+#[test]
 fn errors_from_a_guest_show_the_outside_address_only() {
     let mut net = Net::new();
     net.forwards(Protocol::Udp, 8080, "10.0.0.10:80");
