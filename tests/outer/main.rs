@@ -2,6 +2,7 @@
 
 mod bridge;
 mod cli;
+mod conformance;
 mod guests;
 mod kernel;
 mod lifecycle;
@@ -24,5 +25,6 @@ fn main() -> ExitCode {
     testpmd::register(&mut suite);
     restart::register(&mut suite);
     xen::register(&mut suite);
+    conformance::register(&mut suite);
     suite.run()
 }
