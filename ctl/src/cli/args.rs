@@ -233,7 +233,7 @@ pub(super) enum NatVerb {
     /// Show the translations
     Sessions {
         network: String,
-        /// How many at most, 1 to 1000000 [65536]
+        /// How many at most, 1 to 1000000; without it 65536
         #[arg(value_name = "limit=N")]
         words: Vec<String>,
     },

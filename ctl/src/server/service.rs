@@ -260,7 +260,7 @@ impl Service {
         Ok(self.switch.nat_sessions(&network, usize::try_from(limit).unwrap_or(usize::MAX))?)
     }
 
-    /// Makes a port forward: `listen` is [ADDR:]PORT, `target` ADDR:PORT, both may have a range or a list of ports.
+    /// Makes a port forward: `listen` is `[ADDR:]PORT`, `target` is `ADDR:PORT`, both may have a range or a list of ports.
     async fn forward_add(
         &self,
         network: String,

@@ -3,18 +3,18 @@
 //! The guests' segment is a learning bridge ([`crate::bridge`]): its forwarder decides each burst first. What it
 //! sends to the router's MAC address, which is a static entry at the gateway's port, is then looked at again:
 //!
-//! - `egress=uplink:IF` ([`forward`]): what leaves the subnet is translated by [`switch_core::napt`] and goes out of
+//! - `egress=uplink:IF` (`forward`): what leaves the subnet is translated by [`switch_core::napt`] and goes out of
 //!   the uplink; what comes from there is translated back and goes to its guest. Nothing is ever bridged between the
-//!   two. What cannot be done from a head stays with the gateway's port, where the [`slow`] path has the whole frame:
+//!   two. What cannot be done from a head stays with the gateway's port, where the `slow` path has the whole frame:
 //!   unknown neighbours, expired hop limits, packets too big, fragments, options, ICMP errors.
-//! - `egress=host` ([`host`]): the router is the host's IP stack, behind the host interface. What the gateway serves
+//! - `egress=host` (`host`): the router is the host's IP stack, behind the host interface. What the gateway serves
 //!   (DHCP, DNS, router solicitations) stays with it.
 //!
 //! # What the ports must be
 //! The uplink is a port of the network for unicast, but no member of its floods: a bridge cannot say "all but one".
 //!
 //! # Threads
-//! Workers share the bridge, the translators, the neighbours, and [`Shared`], what is known of ports and of the
+//! Workers share the bridge, the translators, the neighbours, and `Shared`, what is known of ports and of the
 //! uplink: an immutable value behind an epoch, of which each keeps a copy.
 
 mod dhcp;

@@ -9,7 +9,7 @@
 //! - **Filtering** is as [`Filtering`] says. What a filter lets in without a session is translated without one:
 //!   the outside cannot fill the tables with UDP. A forward lets everybody in.
 //! - **Sessions** end by their timeouts alone, and with the forward or the outside address that they came by.
-//!   UDP and ICMP are kept by outbound packets only. [`tcp`] has TCP's states.
+//!   UDP and ICMP are kept by outbound packets only. `tcp` has TCP's states.
 //! - **ICMP errors** are translated if the packet within is of a session; they change nothing.
 //! - **Quotas** (sessions, ports) are of each inside address, and are hard.
 //! - **Hairpinning** is two questions: the outbound one gives the sender's outside endpoint, which is the remote
@@ -18,7 +18,7 @@
 //! # Threads
 //! All workers share one [`Napt`] and have a [`View`] each, with a cache of answers. The tables are in 64 shards,
 //! each behind a mutex that is held for one packet. Locks are taken in this order: a shard; then one of the hosts'
-//! or of an outside address' ports. Outside addresses and forwards are an immutable [`Outside`] behind an epoch; a
+//! or of an outside address' ports. Outside addresses and forwards are an immutable `Outside` behind an epoch; a
 //! change takes effect, then what it contradicts is removed shard by shard, and a worker that makes a mapping
 //! compares the epoch while it has the shard. So a completed change holds for every packet after it.
 //!

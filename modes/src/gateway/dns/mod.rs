@@ -2,8 +2,8 @@
 //! rest. Without I/O and clock: queries come in by [`Dns::receive`], what the outside says by [`Dns::answered`], and
 //! [`Dns::pop`] gives what is to be sent to guests and asked outside. One owner, the services thread.
 //!
-//! - [`zone`]: names that are answered here and never leave. [`cache`]: what the outside said. [`limits`]: what a guest
-//!   may ask for. [`message`]: DNS messages, by hickory's codec.
+//! - `zone`: names that are answered here and never leave. `cache`: what the outside said. `limits`: what a guest
+//!   may ask for. `message`: DNS messages, by hickory's codec.
 //!
 //! Invariants:
 //! - A query gets at most one answer, with its own id and question, and it goes to where the query came from. A
