@@ -155,3 +155,54 @@ fn each_code_line(dir: &Path, see: &mut dyn FnMut(&Path, usize, &str)) {
         }
     }
 }
+
+/// The table of what is required of translation, and where the tests are that it names.
+const CONFORMANCE: &str = "docs/conformance.md";
+const CONFORMANCE_TESTS: &str = "tests/outer/conformance";
+
+#[test]
+fn the_table_of_requirements_names_tests_that_exist_and_all_of_the_wires() {
+    let mut inner = BTreeSet::new();
+    for dir in ["switch-core/src", "modes/src"] {
+        each_test(&workspace().join(dir), &mut inner);
+    }
+    let mut wire = BTreeSet::new();
+    for entry in fs::read_dir(workspace().join(CONFORMANCE_TESTS)).expect("the folder of the tests") {
+        let text = fs::read_to_string(entry.expect("a directory entry").path()).expect("a source file");
+        // Each file lists its own, and the compiler complains of one that is not listed.
+        let list = text.split_once("super::tests![").and_then(|(_, rest)| rest.split_once(']'));
+        let names = list.into_iter().flat_map(|(list, _)| list.split(',').map(str::trim));
+        wire.extend(names.filter(|name| !name.is_empty()).map(str::to_string));
+    }
+    assert!(wire.len() > 20 && inner.len() > 100, "{} and {} tests", wire.len(), inner.len());
+    let table = fs::read_to_string(workspace().join(CONFORMANCE)).expect("the table");
+    let rows = table.lines().filter(|line| line.starts_with("| ") && line.matches(" | ").count() == 2);
+    let mut named = BTreeSet::new();
+    for row in rows.filter(|row| !row.starts_with("| requirement ")) {
+        let tests = row.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{CONFORMANCE}: no test shows this: {row}");
+        for name in names {
+            assert!(inner.contains(name) || wire.contains(name), "{CONFORMANCE}: there is no test {name}");
+            named.insert(name.to_string());
+        }
+    }
+    let forgotten: Vec<&String> = wire.difference(&named).collect();
+    assert!(forgotten.is_empty(), "{CONFORMANCE} does not name {forgotten:?}");
+}
+
+/// Adds the names of the test functions under `dir`.
+fn each_test(dir: &Path, names: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
+        let path = entry.expect("a directory entry").path();
+        if path.is_dir() {
+            each_test(&path, names);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("a source file");
+            let after =
+                text.lines().zip(text.lines().skip(1)).filter(|(line, _)| line.trim_start() == "#[test]");
+            let heads = after.filter_map(|(_, next)| next.trim_start().strip_prefix("fn "));
+            names.extend(heads.filter_map(|head| head.split('(').next()).map(str::to_string));
+        }
+    }
+}
