@@ -88,8 +88,8 @@ pub(super) const SET_HELP: &str = "An empty value (key=) sets a key back to its 
 pub(super) const NET_SET_HELP: &str = "\
 Keys that can be set: mtu, ageing, fdb-max; of a bridge also uplink and host-if;
 of other networks also domain, lease-time, dns-servers, static-routes,
-boot-file, boot-server and quota. For any other key, delete the network and add
-it again. An empty value (key=) sets a key back to its default.";
+boot-file and boot-server. For any other key, delete the network and add it
+again. An empty value (key=) sets a key back to its default.";
 
 /// The words of forwards.
 pub(super) const FORWARD_HELP: &str = "\
