@@ -2,7 +2,8 @@
 //!
 //! Ours bear a routing protocol number of our own ([`PROTOCOL`]), so that nobody's else are ever touched. They come
 //! and go at runtime: a network says what it wants, and the difference to what the kernel has is made. A prefix that
-//! somebody else has a route to is refused, whatever its metric: two routes to one guest are one too many.
+//! somebody else has a route to is left out and told, whatever its metric: two routes to one guest are one too many. The
+//! other guests have theirs all the same.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -55,12 +56,17 @@ pub(super) struct Routes {
 /// A destination that somebody else has a route to, and the interfaces that it leads by.
 type Foreign = (IpNetwork, Vec<u32>);
 
-/// Routes to add, and routes to remove.
-type Difference = (Vec<Route>, Vec<Route>);
+/// What has to change.
+#[derive(Debug, Default)]
+pub(super) struct Difference {
+    add: Vec<Route>,
+    remove: Vec<Route>,
+    /// What is wanted and cannot be added.
+    foreign: Vec<Foreign>,
+}
 
-/// What has to change so that the interface has the routes that are wanted. `Err` names a destination that
-/// somebody else has a route to, and the interfaces it leads by.
-pub(super) fn difference(wanted: &[Route], listed: &[Listed], interface: u32) -> Result<Difference, Foreign> {
+/// What has to change so that the interface has the routes that are wanted.
+pub(super) fn difference(wanted: &[Route], listed: &[Listed], interface: u32) -> Difference {
     let mut ours = Vec::new();
     let mut foreign: BTreeMap<IpNetwork, Vec<u32>> = BTreeMap::new();
     for listed in listed {
@@ -70,24 +76,26 @@ pub(super) fn difference(wanted: &[Route], listed: &[Listed], interface: u32) ->
             Err(_) => {}
         }
     }
-    let mut add: Vec<Route> = Vec::new();
+    let (mut add, mut taken): (Vec<Route>, Vec<Foreign>) = Default::default();
     for route in wanted {
         let there = ours.iter().any(|ours| ours.same(route) && ours.source == route.source);
         if there || add.iter().any(|other| other.destination == route.destination) {
             continue;
         }
         if let Some(by) = foreign.get(&route.destination) {
-            return Err((route.destination, by.clone()));
+            taken.push((route.destination, by.clone()));
+        } else {
+            add.push(route.clone());
         }
-        add.push(route.clone());
     }
     let stays = |ours: &Route| wanted.iter().any(|route| ours.same(route) && ours.source == route.source);
     let remove = ours.into_iter().filter(|ours| !stays(ours)).cloned().collect();
-    Ok((add, remove))
+    Difference { add, remove, foreign: taken }
 }
 
 impl Routes {
-    /// Makes `wanted` the routes of a network, all by `interface`. Nothing is changed where one is refused.
+    /// Makes `wanted` the routes of a network, all by `interface`. Where somebody else has a route to one of them, the
+    /// others are made before that is told.
     pub(super) async fn set(
         &mut self,
         net: &Netlink,
@@ -116,25 +124,25 @@ impl Routes {
         }
         let link = interface::find(net, interface).await?;
         let listed = net.routes(Some(MAIN)).await.map_err(HostError::kernel("listing routes"))?;
-        let (add, remove) = match difference(&routes, &listed, link.index) {
-            Ok(change) => change,
-            Err((destination, by)) => return Err(foreign(net, destination, &by).await),
-        };
+        let change = difference(&routes, &listed, link.index);
         if !self.interfaces.contains_key(network) {
             journal.write(Record::Routes { interface: interface.to_owned() })?;
             self.interfaces.insert(network.to_owned(), interface.to_owned());
         }
         // What is to go goes first: it may be to a destination that is to have another source address.
-        for route in remove {
+        for route in change.remove {
             may_be_gone(net.delete_route(link.index, &route).await)
                 .map_err(HostError::kernel(format!("removing the route to {route} by {interface}")))?;
         }
-        for route in add {
+        for route in change.add {
             net.add_route(link.index, &route)
                 .await
                 .map_err(HostError::kernel(format!("adding a route to {route} by {interface}")))?;
         }
-        Ok(())
+        match change.foreign.first() {
+            Some((destination, by)) => Err(foreign(net, *destination, by).await),
+            None => Ok(()),
+        }
     }
 
     /// Removes a network's routes.
@@ -169,8 +177,7 @@ async fn remove_all(net: &Netlink, interface: &str, report: &mut Report) -> Resu
     // An interface that is gone took its routes with it.
     let Some(link) = link else { return Ok(()) };
     let listed = net.routes(Some(MAIN)).await.map_err(HostError::kernel("listing routes"))?;
-    let (_, remove) = difference(&[], &listed, link.index).unwrap_or_default();
-    for route in remove {
+    for route in difference(&[], &listed, link.index).remove {
         if let Err(error) = may_be_gone(net.delete_route(link.index, &route).await) {
             report.fail(format!("removing the route to {route} by {interface}: {error}"));
         }

@@ -19,15 +19,18 @@ fn listed(route: Route, interface: u32) -> Listed {
 
 #[test]
 fn a_foreign_route_is_told_with_where_it_leads() {
-    let there = [listed(route(1, 4), OTHER)];
-    let (destination, by) = difference(&[route(1, PROTOCOL)], &there, OURS).unwrap_err();
-    assert_eq!((destination.to_string().as_str(), by), ("10.0.0.1/32", vec![OTHER]));
-    // One of ours by another interface is foreign here, too.
-    let there = [listed(route(1, PROTOCOL), OTHER)];
-    assert!(difference(&[route(1, PROTOCOL)], &there, OURS).is_err());
-    // One by our interface that we did not make is not ours.
-    let there = [listed(route(1, 4), OURS)];
-    assert!(difference(&[route(1, PROTOCOL)], &there, OURS).is_err());
+    // By another interface, ours by another interface, and one by our interface that we did not make.
+    for (there, by) in [
+        (listed(route(1, 4), OTHER), OTHER),
+        (listed(route(1, PROTOCOL), OTHER), OTHER),
+        (listed(route(1, 4), OURS), OURS),
+    ] {
+        let change = difference(&[route(1, PROTOCOL), route(2, PROTOCOL)], &[there], OURS);
+        let [(destination, interfaces)] = change.foreign.as_slice() else { panic!("{change:?}") };
+        assert_eq!((destination.to_string().as_str(), interfaces), ("10.0.0.1/32", &vec![by]));
+        assert_eq!(change.add, [route(2, PROTOCOL)], "the others are made");
+        assert!(change.remove.is_empty());
+    }
 }
 
 #[test]
@@ -52,7 +55,8 @@ proptest! {
         let mut table: Vec<Listed> = ours.iter().map(|n| listed(route(*n, PROTOCOL), OURS)).collect();
         table.extend(foreign.iter().map(|n| listed(route(*n, 3), OTHER)));
         let want: Vec<Route> = wanted.iter().map(|n| route(*n, PROTOCOL)).collect();
-        let (add, remove) = difference(&want, &table, OURS).expect("none of them is foreign");
+        let Difference { add, remove, foreign } = difference(&want, &table, OURS);
+        prop_assert!(foreign.is_empty());
         let mut now = ours.clone();
         for route in &remove {
             prop_assert_eq!(route.protocol, PROTOCOL);
