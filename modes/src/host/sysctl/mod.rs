@@ -157,7 +157,7 @@ impl Sysctls {
         let mut report = Report::default();
         let mut taken = Vec::new();
         for sysctl in wanted {
-            match self.take(journal, owner, sysctl) {
+            match self.take(journal, owner, sysctl, &mut report) {
                 Ok(true) => taken.push(sysctl.path.clone()),
                 Ok(false) => {}
                 Err(error) => {
@@ -183,8 +183,14 @@ impl Sysctls {
         Ok(report)
     }
 
-    /// True if `owner` did not hold it before.
-    fn take(&mut self, journal: &mut Journal, owner: &str, sysctl: &Sysctl) -> Result<bool, HostError> {
+    /// True if `owner` did not hold it before. What is changed is noted.
+    fn take(
+        &mut self,
+        journal: &mut Journal,
+        owner: &str,
+        sysctl: &Sysctl,
+        report: &mut Report,
+    ) -> Result<bool, HostError> {
         if let Some(held) = self.held.get_mut(&sysctl.path)
             && held.value == sysctl.value
         {
@@ -194,10 +200,12 @@ impl Sysctls {
             return Err(HostError::Refused(format!("this host has no /proc/sys/net/{}", sysctl.path)));
         };
         if old != sysctl.value {
+            let told = format!("/proc/sys/net/{} is {} now, and was {old}", sysctl.path, sysctl.value);
             let beside = self.beside(&sysctl.path, &old)?;
             let change = SysctlChange { old, new: sysctl.value.clone(), beside };
             journal.write(Record::Sysctl { path: sysctl.path.clone(), change })?;
             self.files.write(&sysctl.path, &sysctl.value)?;
+            report.note(told);
         }
         let known = self.held.contains_key(&sysctl.path);
         let held = Held { value: sysctl.value.clone(), owners: BTreeSet::from([owner.to_owned()]) };

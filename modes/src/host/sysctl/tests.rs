@@ -30,8 +30,9 @@ fn read(world: &World, path: &str) -> String {
 #[test]
 fn the_last_to_go_restores() {
     let mut w = world(&[("ipv4/ip_forward", "0")]);
-    for owner in ["a", "b"] {
-        w.sysctls.hold(&mut w.journal, owner, &[Sysctl::forward4()]).unwrap();
+    for (owner, notes) in [("a", 1), ("b", 0)] {
+        let report = w.sysctls.hold(&mut w.journal, owner, &[Sysctl::forward4()]).unwrap();
+        assert_eq!(report.notes.len(), notes, "the change is told once: {report}");
     }
     assert_eq!(read(&w, "ipv4/ip_forward"), "1");
     w.sysctls.release(&mut w.journal, "a");
