@@ -39,8 +39,9 @@ pub const MIN_DELAY_BETWEEN_RAS: Duration = Duration::from_secs(3);
 pub const MAX_RA_DELAY_TIME: Duration = Duration::from_millis(500);
 /// `MAX_INITIAL_RTR_ADVERTISEMENTS`.
 const INITIAL_ADVERTISEMENTS: u8 = 3;
-/// `MAX_INITIAL_RTR_ADVERT_INTERVAL`.
-const INITIAL_INTERVAL_MAX: Duration = Duration::from_secs(16);
+/// Between the first of them. `MAX_INITIAL_RTR_ADVERT_INTERVAL` allows 16 s, but hosts that heard the farewell of a
+/// router that begins again have no way out until the first one that they hear, and ports come up after the gateway.
+const INITIAL_INTERVAL: Duration = MIN_DELAY_BETWEEN_RAS;
 
 /// ff02::2, where solicitations go.
 const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
@@ -240,7 +241,7 @@ impl Advertiser {
         let mut interval = min + self.random.below(max.saturating_sub(min));
         self.initial_left = self.initial_left.saturating_sub(1);
         if self.initial_left > 0 {
-            interval = interval.min(INITIAL_INTERVAL_MAX);
+            interval = interval.min(INITIAL_INTERVAL);
         } else {
             self.withdrawn = Withdrawn::default();
         }
