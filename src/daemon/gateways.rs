@@ -505,6 +505,14 @@ pub(super) fn forward_list(host: &Host, name: Option<&str>) -> Result<Vec<Forwar
     Ok(all)
 }
 
+/// That a network has no way out yet because nobody on its uplink has given it an address.
+pub(super) fn waits_for_address(network: &Network) -> Option<String> {
+    let status = network.nat.as_ref()?.status();
+    let uplink = network.spec.uplink_interface()?;
+    (status.by_dhcp && status.v4.is_none() && network.spec.subnet.is_some())
+        .then(|| format!("{uplink}: no DHCP server there has given an address: see to one, or say address="))
+}
+
 /// What a network was given and what that came to, for whoever asks.
 pub(super) fn resolved(network: &Network, now: Instant) -> Option<Resolved> {
     let spec = &network.spec;

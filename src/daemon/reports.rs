@@ -29,7 +29,9 @@ fn network_report(state: &Everything, name: &str) -> Option<NetworkReport> {
         State::Up => None,
     });
     let gateway = network.gateway.as_ref().and_then(|(gateway, _)| gateway.lock().problem());
-    let broken: Vec<String> = broken.chain(network.host_side.problem.clone()).chain(gateway).collect();
+    let outside = gateways::waits_for_address(network);
+    let broken = broken.chain(network.host_side.problem.clone()).chain(gateway).chain(outside);
+    let broken: Vec<String> = broken.collect();
     Some(NetworkReport {
         name: name.to_owned(),
         mode: spec.mode.as_str().to_owned(),
