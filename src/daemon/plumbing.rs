@@ -172,9 +172,8 @@ impl Host {
             addresses: host_addresses(&spec),
             up: true,
         };
-        network.host_side.interface = true;
-        self.plumbing.with(|p| p.set_interface(setup))?;
-        // The host is a router on this link, or behind one: what the gateway advertises is for guests.
+        // The host is a router on this link, or behind one: what the gateway advertises is for guests. It is told so
+        // before the interface is up and hears an advertisement.
         let mut sysctls = Vec::new();
         if spec.subnet6.is_some() {
             sysctls.push(Sysctl::accept_ra(interface, 0));
@@ -190,6 +189,8 @@ impl Host {
             let report = self.plumbing.with(|p| p.hold_sysctls(name, sysctls))?;
             log("setting sysctls", &report);
         }
+        network.host_side.interface = true;
+        self.plumbing.with(|p| p.set_interface(setup))?;
         if spec.egress == Some(Egress::Host)
             && let Some(wanted) = masquerade(network)
         {
