@@ -166,7 +166,10 @@ fn malformed_messages_end_the_session_with_a_reason() {
         ("size 65535 is not", vec![state(R::SET_VRING_NUM, 1, 65535)]),
         ("size 65536 is not", vec![state(R::SET_VRING_NUM, 1, 65536)]),
         ("size 4294967295 is not", vec![state(R::SET_VRING_NUM, 1, u32::MAX)]),
-        ("ring 2 does not exist", vec![state(R::SET_VRING_NUM, 2, 256)]),
+        (
+            "ring 2 does not exist; there are 2, as the port has queues=1",
+            vec![state(R::SET_VRING_NUM, 2, 256)],
+        ),
         ("ring 4294967295 does not exist", vec![state(R::SET_VRING_BASE, u32::MAX, 0)]),
         ("ring 255 does not exist", vec![Message::u64(R::SET_VRING_KICK, 255 | NO_FD)]),
         ("ring 7 does not exist", vec![state(R::GET_VRING_BASE, 7, 0)]),

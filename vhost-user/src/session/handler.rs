@@ -69,7 +69,10 @@ impl Session {
         let count = self.rings.list().len();
         match usize::try_from(index) {
             Ok(i) if i < count => Ok(i),
-            _ => self.refuse(format!("ring {index} does not exist; there are {count}")),
+            _ => self.refuse(format!(
+                "ring {index} does not exist; there are {count}, as the port has queues={}",
+                self.queue_pairs
+            )),
         }
     }
 
