@@ -112,7 +112,7 @@ impl Plumber {
             });
         };
         let thread = std::thread::Builder::new()
-            .name("host".into())
+            .name("weft-host".into())
             .spawn(body)
             .map_err(HostError::kernel("starting the thread that changes the host"))?;
         let recovered = receive(&start, "starting", CALL_TIME)?;
@@ -157,7 +157,8 @@ impl Plumber {
     /// or goes. All lead by `interface`, which is this network's alone.
     ///
     /// # Errors
-    /// The host has a route to one of them that is not ours, there is no such interface, or the kernel refuses.
+    /// The host has a route to one of them that is not ours (the others are made all the same), there is no such
+    /// interface, or the kernel refuses.
     pub fn set_routes(
         &self,
         network: &str,
