@@ -252,7 +252,9 @@ impl Server {
         if !self.config.subnet.contains(ip) {
             return Verdict::Refuse("the address is not of this network");
         }
-        let another = self.pool.lease(ip).is_some_and(|l| !l.is_of(&asked.request.client, asked.from));
+        let leased = self.pool.lease(ip).is_some_and(|l| !l.is_of(&asked.request.client, asked.from));
+        // Nor is one that is kept for somebody else, who may not have asked for it yet.
+        let another = leased || self.pool.reserved.of(ip).is_some();
         match self.own(asked, ip) {
             // In renewing, it names us as the server that gave it the address; in rebinding, another may have.
             Verdict::Silence if to_server || another || asked.reservation.is_some() => {

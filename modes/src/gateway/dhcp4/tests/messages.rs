@@ -105,6 +105,10 @@ fn renewing_and_rebinding() {
     rig.is_silent(0, &Ask::rebind(2, host(12)));
     assert_eq!(rig.ask(0, &Ask::rebind(2, host(10))).kind(), MessageType::Nak, "somebody else's");
     assert_eq!(rig.ask(0, &Ask::rebind(2, Ipv4Addr::new(10, 1, 1, 1))).kind(), MessageType::Nak);
+    // Kept for somebody who never asked for it.
+    let kept = Reservation { owner: Owner::Mac(mac(7)), ip: host(13), hostname: None };
+    rig.server.reserve(kept).unwrap();
+    assert_eq!(rig.ask(0, &Ask::rebind(2, host(13))).kind(), MessageType::Nak, "kept for another");
     // A server identifier does not belong into it, but is seen.
     let named = Ask::renew(1, host(10)).with(DhcpOption::ServerIdentifier(SERVER));
     assert_eq!(rig.ask(0, &named).kind(), MessageType::Ack);
