@@ -1,14 +1,15 @@
 //! A worker's view with `egress=host`: the router is the host's IP stack, but for what the gateway serves.
 //!
 //! The router's MAC address is a static entry at the gateway's port. A frame that the bridge sends there goes to the
-//! host interface instead, unless it is for DHCP, for DNS at the gateway's addresses, or a router solicitation.
+//! host interface instead, unless it is for DHCP, for DNS at the gateway's addresses, a router solicitation, or the
+//! answer to a probe of an address that DHCP is about to give (RFC 5227: it is sent to nobody's address).
 //! Nothing is translated here.
 
 use std::sync::Arc;
 
 use switch_core::head::Head;
 use switch_core::ids::PortId;
-use switch_core::ip::{Packet, Transport};
+use switch_core::ip::{ETHERTYPE_ARP, Packet, Transport};
 use switch_core::mode::Forwarder;
 use switch_core::time::Instant;
 use switch_core::verdict::{Verdict, Verdicts};
@@ -31,6 +32,9 @@ impl HostForwarder {
 
     /// True if the gateway serves the frame.
     fn is_served(&self, head: &Head) -> bool {
+        if head.ethertype() == ETHERTYPE_ARP {
+            return answers_probe(head);
+        }
         let Ok(packet) = Packet::of_head(head) else { return false };
         match packet.transport() {
             Transport::Udp { destination: 67, .. } => !packet.is_v6(),
@@ -42,6 +46,13 @@ impl HostForwarder {
             _ => false,
         }
     }
+}
+
+/// True for an ARP reply to somebody without an address: that is how the gateway probes, and the host does not.
+fn answers_probe(head: &Head) -> bool {
+    const REPLY: [u8; 2] = [0, 2];
+    let arp = head.bytes().get(head.link_len()..).unwrap_or_default();
+    arp.get(6..8) == Some(&REPLY) && arp.get(24..28) == Some(&[0; 4])
 }
 
 impl Forwarder for HostForwarder {

@@ -24,6 +24,7 @@ fn the_gateway_gets_what_it_serves_and_the_host_the_rest() {
     rs[54] = 133;
     let question = Arp::request(ROUTER, "10.0.0.1".parse().unwrap(), IP_A.parse().unwrap());
     let arp = question.reply(MAC_A);
+    let probed = Arp::request(ROUTER, std::net::Ipv4Addr::UNSPECIFIED, IP_A.parse().unwrap()).reply(MAC_A);
     let v6 = Way { macs: (MAC_A, ROUTER), from: IP6_A, to: "fd00::1", ttl: 64 };
     let table = [
         ("a DHCP renewal", udp(out("10.0.0.1"), 68, 67, b"x"), GATEWAY),
@@ -37,6 +38,7 @@ fn the_gateway_gets_what_it_serves_and_the_host_the_rest() {
         ("the outside", syn(out(REMOTE), 4000, 80), HOST),
         ("an echo request", build(out("10.0.0.1"), &Kind::Echo(1, true), b"x"), HOST),
         ("ARP to the router", arp.to_frame(ROUTER), HOST),
+        ("the answer to a probe", probed.to_frame(ROUTER), GATEWAY),
     ];
     for (name, frame, want) in table {
         let before = net.punted;
