@@ -138,15 +138,15 @@ struct Watch {
 }
 
 impl LeaseWatch for Watch {
-    fn assigned(&mut self, _now: Instant, port: PortId, ip: Ipv4Addr, mac: MacAddr) {
+    fn assigned(&mut self, _now: Instant, port: PortId, ip: IpAddr, mac: MacAddr) {
         // Refused where a port was told to have the address: then that holds, and the lease is the port's own.
-        if self.routed.assign(port, ip.into(), mac).is_ok() {
+        if self.routed.assign(port, ip, mac).is_ok() {
             self.changed.notify_one();
         }
     }
 
-    fn withdrawn(&mut self, _now: Instant, ip: Ipv4Addr) {
-        if self.routed.withdraw(ip.into()) {
+    fn withdrawn(&mut self, _now: Instant, ip: IpAddr) {
+        if self.routed.withdraw(ip) {
             self.changed.notify_one();
         }
     }

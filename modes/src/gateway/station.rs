@@ -6,7 +6,7 @@
 //!
 //! Owned by one thread at a time (the daemon keeps it behind a lock).
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use smoltcp::wire::{ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol};
@@ -73,17 +73,17 @@ pub struct Services {
     pub dns: Option<Dns>,
     /// Router advertisements.
     pub ra: Option<Advertiser>,
-    /// Who is told of IPv4 addresses that come and go.
+    /// Who is told of addresses that come and go.
     pub leases: Option<Box<dyn LeaseWatch>>,
 }
 
 /// Whoever forwards by leases.
 pub trait LeaseWatch: Send {
     /// The address is at this port, with this MAC address.
-    fn assigned(&mut self, now: Instant, port: PortId, ip: Ipv4Addr, mac: MacAddr);
+    fn assigned(&mut self, now: Instant, port: PortId, ip: IpAddr, mac: MacAddr);
 
     /// The address is nobody's any more.
-    fn withdrawn(&mut self, now: Instant, ip: Ipv4Addr);
+    fn withdrawn(&mut self, now: Instant, ip: IpAddr);
 }
 
 /// A question to the outside's name servers.
@@ -104,6 +104,8 @@ pub struct Gateway {
     /// Where clients that wait for an answer over UDP are, and whom they asked.
     clients: HashMap<PortId, HashMap<SocketAddr, (MacAddr, SocketAddr)>>,
     questions: VecDeque<Question>,
+    /// Who has taken which address by DHCPv6, as was told at that revision.
+    bound6: (u64, BTreeMap<Ipv6Addr, (PortId, MacAddr)>),
     /// The guests' ports.
     guests: BTreeSet<PortId>,
     out: Outbox,
@@ -136,6 +138,7 @@ impl Gateway {
             stack,
             clients: HashMap::new(),
             questions: VecDeque::new(),
+            bound6: Default::default(),
             guests: BTreeSet::new(),
             out: Outbox::default(),
         };
@@ -266,7 +269,7 @@ impl Gateway {
                         }
                     }
                     if let Some(watch) = &mut self.services.leases {
-                        watch.assigned(now, port, ip, mac);
+                        watch.assigned(now, port, ip.into(), mac);
                     }
                 }
                 LeaseEvent::Withdrawn { ip, .. } => {
@@ -274,11 +277,32 @@ impl Gateway {
                         dns.zone_mut().remove_lease(ip.into());
                     }
                     if let Some(watch) = &mut self.services.leases {
-                        watch.withdrawn(now, ip);
+                        watch.withdrawn(now, ip.into());
                     }
                 }
             }
         }
+    }
+
+    /// Tells whoever acts on leases who has taken an address by DHCPv6, and who has not any more.
+    fn tell_bindings(&mut self, now: Instant) {
+        let (Some(dhcp), Some(watch)) = (&self.services.dhcp6, &mut self.services.leases) else { return };
+        if dhcp.revision() == self.bound6.0 {
+            return;
+        }
+        let bound = dhcp.bindings(now).into_iter().filter_map(|b| Some((b.ip, (b.port?, b.mac))));
+        let bound: BTreeMap<_, _> = bound.collect();
+        for (&ip, place) in &self.bound6.1 {
+            if bound.get(&ip) != Some(place) {
+                watch.withdrawn(now, ip.into());
+            }
+        }
+        for (&ip, &(port, mac)) in &bound {
+            if self.bound6.1.get(&ip) != Some(&(port, mac)) {
+                watch.assigned(now, port, ip.into(), mac);
+            }
+        }
+        self.bound6 = (dhcp.revision(), bound);
     }
 
     /// Gives the leases of the store their names.
@@ -311,6 +335,7 @@ impl Gateway {
             dhcp.poll(clock.now, &mut self.out);
         }
         self.tell_leases(clock.now);
+        self.tell_bindings(clock.now);
         let dns = &mut self.services.dns;
         self.stack.poll(clock.now, &mut self.out, |question| {
             if let Some(dns) = dns {

@@ -40,6 +40,8 @@ pub struct Binding {
     pub mac: MacAddr,
     /// Its address.
     pub ip: Ipv6Addr,
+    /// Where it was heard, if that port is there.
+    pub port: Option<PortId>,
     /// When its lifetime ends, unless it is renewed.
     pub expires: Instant,
 }
@@ -81,13 +83,15 @@ pub(super) struct Table {
     entries: Vec<Entry>,
     by_client: HashMap<Client, Vec<usize>>,
     by_address: HashMap<Ipv6Addr, usize>,
+    /// Another one after each change of who has taken what.
+    pub(super) revision: u64,
 }
 
 impl Table {
     /// A table of `reservations`, where what was taken from `before` stays taken.
     pub(super) fn new(reservations: Vec<Reservation>, before: &Self) -> Result<Self, Dhcp6ConfigError> {
         use Dhcp6ConfigError as E;
-        let mut table = Self::default();
+        let mut table = Self { revision: before.revision.wrapping_add(1), ..Self::default() };
         for reservation in reservations {
             let address = reservation.address;
             let group = address.is_multicast() || address.is_unspecified() || address.is_loopback();
@@ -144,6 +148,7 @@ impl Table {
 
     /// The client takes an address of its own.
     pub(super) fn take(&mut self, asker: &Asker<'_>, address: Ipv6Addr, until: Instant) {
+        self.revision = self.revision.wrapping_add(1);
         if let Some(entry) = self.entry(address) {
             entry.state = State::Taken { mac: asker.mac, port: Some(asker.port), until };
         }
@@ -160,6 +165,7 @@ impl Table {
     }
 
     pub(super) fn port_removed(&mut self, gone: PortId) {
+        self.revision = self.revision.wrapping_add(1);
         for entry in &mut self.entries {
             if let State::Taken { port, .. } = &mut entry.state
                 && *port == Some(gone)
@@ -171,8 +177,8 @@ impl Table {
 
     pub(super) fn bindings(&self, now: Instant) -> Vec<Binding> {
         let taken = self.entries.iter().filter_map(|entry| match entry.state {
-            State::Taken { mac, until, .. } if until > now => {
-                Some(Binding { mac, ip: entry.reservation.address, expires: until })
+            State::Taken { mac, port, until } if until > now => {
+                Some(Binding { mac, ip: entry.reservation.address, port, expires: until })
             }
             _ => None,
         });
@@ -185,6 +191,7 @@ impl Table {
         if !self.addresses(now, asker).contains(&address) {
             return false;
         }
+        self.revision = self.revision.wrapping_add(1);
         match self.entry(address) {
             Some(Entry { state: State::Taken { port: Some(port), until, .. }, .. })
                 if *until > now && *port != asker.port =>

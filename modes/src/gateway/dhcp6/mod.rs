@@ -116,6 +116,11 @@ impl Dhcp6Server {
         self.table.bindings(now)
     }
 
+    /// A number that is another one after each change of [`Dhcp6Server::bindings`] that time alone did not make.
+    pub fn revision(&self) -> u64 {
+        self.table.revision
+    }
+
     /// What it has done so far.
     pub fn counters(&self) -> Dhcp6Counters {
         self.counters

@@ -204,7 +204,7 @@ fn a_reserved_client_gets_its_address_in_four_messages() {
     assert_eq!((reply.msg_type(), told(&reply)), (MessageType::Reply, vec![given(5)]));
     let Some(DhcpOption::IANA(ia)) = reply.opts().get(OptionCode::IANA) else { panic!("{reply}") };
     assert_eq!((ia.t1, ia.t2), (1800, 2880));
-    let binding = Binding { mac: MAC, ip: own(), expires: at(7202) };
+    let binding = Binding { mac: MAC, ip: own(), port: Some(port), expires: at(7202) };
     assert_eq!(server.bindings(at(3)), [binding]);
 
     let renew = Send::new(MessageType::Renew, [llt(MAC), this_server(), na(5, &[own()])]);
