@@ -234,7 +234,7 @@ impl Router {
         if head.destination() != self.uplink_mac || !self.translator.is_external(destination) {
             return NOT_ROUTED;
         }
-        if !is_host(source) || self.shared.inside.contains(source) {
+        if is_stranger(source, &self.shared, &mut self.translator) {
             return Routed::Drop(DropReason::Rpf);
         }
         if is_special(&packet) || is_echo_request(&packet) {
@@ -266,6 +266,12 @@ impl Router {
             }
         }
     }
+}
+
+/// Whether nobody out there has that source: it is no host's, a guest's, or our own.
+#[inline]
+pub(super) fn is_stranger(source: IpAddr, shared: &Shared, translator: &mut Translator) -> bool {
+    !is_host(source) || shared.inside.contains(source) || translator.is_external(source)
 }
 
 fn is_link_local6(address: IpAddr) -> bool {

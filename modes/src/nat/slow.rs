@@ -24,6 +24,7 @@ use switch_core::napt::fragments::{FragmentKey, Fragments};
 use switch_core::time::Instant;
 
 use super::dhcp::{self, Client};
+use super::forward::is_stranger;
 use super::fragments::Early;
 use super::translate::{Rewritten, Translator, is_echo_request, opens};
 use super::{INSIDE, OUTSIDE, Shared, Snapshot, Status, Uplink};
@@ -211,6 +212,10 @@ impl Slow {
     /// go on, now or at all.
     fn rewrite(&mut self, now: Instant, frame: &mut Frame, outbound: bool) -> Option<Rewritten> {
         let Frame { packet, bytes, .. } = frame;
+        // A guest tells of what came to itself: it is no router, and does not speak for another guest.
+        if outbound && packet.quoted(bytes).is_some_and(|quote| quote.destination() != packet.source()) {
+            return None;
+        }
         if packet.is_later_fragment() {
             let key = frame.key();
             let Some(rewritten) = self.fragments.later(now, &key) else {
@@ -270,7 +275,7 @@ impl Slow {
         }
         let ours = MacAddr::from_slice(bytes) == Some(self.uplink.mac);
         let (source, destination) = (packet.source(), packet.destination());
-        let strange = !is_host(source) || self.shared.inside.contains(source);
+        let strange = is_stranger(source, &self.shared, &mut self.translator);
         if ours && !strange && self.translator.is_external(destination) {
             self.inbound(now, Frame { from, packet, bytes: bytes.to_vec() }, out);
         }

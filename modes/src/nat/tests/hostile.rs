@@ -78,6 +78,45 @@ fn ip4(text: &str) -> std::net::Ipv4Addr {
     text.parse().expect("IPv4")
 }
 
+/// Who outside claims to be us would speak to guests as the guests that they met by hairpin.
+#[test]
+fn our_own_address_does_not_come_from_the_uplink() {
+    let mut net = Net::new();
+    net.send(A, udp(out(REMOTE), 4000, 53, b"x"));
+    let of_a = seen(&net.only(UPLINK)).source.1;
+    let from_b = Way { macs: (MAC_B, ROUTER), from: IP_B, to: EXTERNAL, ttl: 64 };
+    net.send(B, udp(from_b, 5000, of_a, b"x"));
+    net.got.clear();
+    net.send(A, udp(out(EXTERNAL), 4000, 6000, b"x"));
+    net.got.clear();
+    net.drops.clear();
+    net.send(UPLINK, udp(back(EXTERNAL), 6000, of_a, b"spoofed"));
+    assert_eq!(net.dropped(), DropReason::Rpf);
+    for piece in fragments(&dont_fragment(udp(back(EXTERNAL), 6000, of_a, &[1; 1200]), false), 576).unwrap() {
+        net.send(UPLINK, piece);
+    }
+    net.nothing();
+}
+
+/// An ICMP error could end another guest's flows, or make its packets small.
+#[test]
+fn a_guest_tells_nobody_about_another_guests_packets() {
+    let mut net = Net::new();
+    net.send(A, udp(out(REMOTE), 4000, 53, b"x"));
+    let of_a = seen(&net.only(UPLINK)).source.1;
+    net.send(UPLINK, udp(back(REMOTE), 53, of_a, b"answer"));
+    let got = net.only(A);
+    for (port, mac, address, leaves) in [(B, MAC_B, IP_B, false), (A, MAC_A, IP_A, true)] {
+        let origin = switch_core::ip::Origin { mac, address: ip(address) };
+        let mut error =
+            switch_core::ip::error_frame(&got, switch_core::ip::Cause::PortUnreachable, origin).unwrap();
+        switch_core::ip::set_macs(&mut error, ROUTER, mac);
+        net.send(port, error);
+        assert_eq!(net.got(UPLINK).len(), usize::from(leaves), "{address}");
+        net.nothing();
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
