@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ctl::model::NetworkSpec;
+use ctl::model::{Mode, NetworkSpec};
 use ctl::protocol::Refusal;
 use modes::gateway::Gateway;
 use tracing::{info, warn};
@@ -98,7 +98,9 @@ impl Host {
             && !state.ports.contains_key(name)
         {
             let mac = Some(compose::host_mac(spec));
-            let make = |context| Ok(Box::new(Tap::new(name, 1, mac, context)?) as Box<dyn Backend>);
+            // What has to be told to the host before the interface is up is told by `plumb`.
+            let up = spec.mode == Mode::Bridge;
+            let make = |context| Ok(Box::new(Tap::new(name, 1, mac, up, context)?) as Box<dyn Backend>);
             let kind = format!("tap:{name}");
             self.insert_port(state, name, &spec.name, kind, Purpose::HostInterface, mtu, spec.mtu, make)
                 .map_err(|e| Refusal::refused(format!("network {}: host-if=on: {e}", spec.name)))?;

@@ -104,7 +104,7 @@ pub(super) struct Context {
 pub(super) fn make(spec: &PortSpec, context: Context) -> Result<Box<dyn Backend>, String> {
     Ok(match &spec.kind {
         Kind::VhostUser(path) => Box::new(VhostUser::new(spec, path, context)?),
-        Kind::Tap(interface) => Box::new(Tap::new(interface, spec.queues, spec.mac, context)?),
+        Kind::Tap(interface) => Box::new(Tap::new(interface, spec.queues, spec.mac, true, context)?),
         Kind::Netdev(interface) => Box::new(Netdev::new(interface, context)?),
         // The model refuses what this version does not do before it comes here.
         Kind::Stream(_) => return Err("kind stream is not in this version".to_owned()),

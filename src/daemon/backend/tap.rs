@@ -20,11 +20,12 @@ pub(in crate::daemon) struct Tap {
 }
 
 impl Tap {
-    /// Makes the tap, or joins one that exists, and switches it on.
+    /// Makes the tap, or joins one that exists, and switches it on if `up`.
     pub(in crate::daemon) fn new(
         interface: &str,
         queues: u16,
         mac: Option<MacAddr>,
+        up: bool,
         context: Context,
     ) -> Result<Self, String> {
         let device = Device::open(interface, queues.into()).map_err(|e| e.to_string())?;
@@ -33,7 +34,9 @@ impl Tap {
             device.set_mac(mac).map_err(|e| e.to_string())?;
         }
         device.set_mtu(context.mtu.into()).map_err(|e| e.to_string())?;
-        device.set_up(true).map_err(|e| e.to_string())?;
+        if up {
+            device.set_up(true).map_err(|e| e.to_string())?;
+        }
         let tx = Arc::new(device.tx());
         Ok(Self { id: context.id, host: context.host, device, tx, queues: Vec::new(), broken: None })
     }
