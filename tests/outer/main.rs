@@ -7,6 +7,7 @@ mod guests;
 mod kernel;
 mod lifecycle;
 mod machine;
+mod nat;
 mod restart;
 mod testpmd;
 mod xen;
@@ -26,5 +27,6 @@ fn main() -> ExitCode {
     restart::register(&mut suite);
     xen::register(&mut suite);
     conformance::register(&mut suite);
+    nat::register(&mut suite);
     suite.run()
 }

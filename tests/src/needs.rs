@@ -24,6 +24,8 @@ pub enum Need {
     Ping,
     /// busybox's DHCP client.
     Udhcpc,
+    /// busybox's DHCP server: its leases may be as short as a test is.
+    Udhcpd,
     /// ISC's DHCP client.
     Dhclient,
     /// `dig`.
@@ -38,7 +40,7 @@ pub enum Need {
     Program(&'static str),
 }
 
-const ALL: [Need; 12] = [
+const ALL: [Need; 13] = [
     Need::Namespaces,
     Need::Guests,
     Need::Testpmd,
@@ -46,6 +48,7 @@ const ALL: [Need; 12] = [
     Need::Ethtool,
     Need::Ping,
     Need::Udhcpc,
+    Need::Udhcpd,
     Need::Dhclient,
     Need::Dig,
     Need::Dnsmasq,
@@ -91,6 +94,7 @@ impl Need {
             Need::Ethtool => program("ethtool", &["--version"]),
             Need::Ping => program("ping", &["-V"]),
             Need::Udhcpc => applet("udhcpc"),
+            Need::Udhcpd => applet("udhcpd"),
             Need::Dhclient => program("dhclient", &["--version"]),
             Need::Dig => program("dig", &["-v"]),
             Need::Dnsmasq => program("dnsmasq", &["--version"]),
