@@ -9,6 +9,7 @@ mod lifecycle;
 mod machine;
 mod nat;
 mod restart;
+mod routed;
 mod testpmd;
 mod xen;
 
@@ -28,5 +29,6 @@ fn main() -> ExitCode {
     xen::register(&mut suite);
     conformance::register(&mut suite);
     nat::register(&mut suite);
+    routed::register(&mut suite);
     suite.run()
 }

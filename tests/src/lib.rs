@@ -18,6 +18,7 @@ mod needs;
 mod netns;
 pub mod process;
 mod program;
+mod sniffer;
 mod suite;
 mod testpmd;
 
@@ -29,6 +30,7 @@ pub use guest::{Guest, GuestOptions, Role};
 pub use needs::Need;
 pub use netns::Netns;
 pub use program::Program;
+pub use sniffer::Sniffer;
 pub use suite::Suite;
 pub use testpmd::{RingLayout, Testpmd};
 
