@@ -27,10 +27,14 @@ pub enum Filtering {
 pub struct Settings {
     /// Who may send to a mapping.
     pub filtering: Filtering,
-    /// Sessions of one inside address, at most. Of these, half can be opened from the outside.
+    /// Sessions of one inside address, at most, and of what one port's packets made. Of those of an address, half can
+    /// be opened from the outside.
     pub sessions_per_host: u32,
-    /// Ports that one inside address holds at most, for each protocol, resting ones among them.
+    /// Ports that one inside address holds at most, for each protocol, resting ones among them; and those that
+    /// one port's packets made.
     pub mappings_per_host: u32,
+    /// Inside addresses that one port's packets make known, at most, until nothing is left of them.
+    pub addresses_per_port: u32,
     /// Sessions in all.
     pub sessions_max: u32,
     /// UDP, since the last outbound packet. At least 2 minutes (RFC 4787, REQ-5).
@@ -55,6 +59,7 @@ impl Settings {
             sessions_per_host: 1 << 18,
             // A quarter of the ports of an outside address.
             mappings_per_host: 16128,
+            addresses_per_port: 64,
             sessions_max: 1 << 21,
             udp_timeout: Duration::from_secs(300),
             tcp_established_timeout: Duration::from_secs(7440),

@@ -11,7 +11,8 @@
 //! - **Sessions** end by their timeouts alone, and with the forward or the outside address that they came by.
 //!   UDP and ICMP are kept by outbound packets only. `tcp` has TCP's states.
 //! - **ICMP errors** are translated if the packet within is of a session; they change nothing.
-//! - **Quotas** (sessions, ports) are of each inside address, and are hard.
+//! - **Quotas** (sessions, ports) are of each inside address and of each port that packets come by, and are hard.
+//!   So is the number of inside addresses of a port.
 //! - **Hairpinning** is two questions: the outbound one gives the sender's outside endpoint, which is the remote
 //!   end in the inbound one.
 //!

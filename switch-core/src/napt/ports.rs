@@ -12,11 +12,11 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::access::Protocol;
 use super::flow::Address;
-use super::hosts::Host;
+use super::hosts::Payer;
 use super::random::{Random, Secret};
 use super::time::Tick;
 
@@ -71,7 +71,7 @@ struct Pool<A> {
 struct Resting<A> {
     until: Tick,
     port: u16,
-    host: Arc<Host<A>>,
+    holder: Payer<A>,
 }
 
 impl<A: Address> External<A> {
@@ -115,13 +115,13 @@ impl<A: Address> External<A> {
     }
 
     /// Takes a port back from its holder; it rests from now on.
-    pub(super) fn free(&self, now: Tick, protocol: Protocol, port: u16, host: Arc<Host<A>>) {
+    pub(super) fn free(&self, now: Tick, protocol: Protocol, port: u16, holder: Payer<A>) {
         let ports = self.ports(protocol);
-        if let Some(holder) = ports.holders.get(usize::from(port)) {
-            holder.store(0, Ordering::Release);
+        if let Some(place) = ports.holders.get(usize::from(port)) {
+            place.store(0, Ordering::Release);
         }
         let until = now.after(self.rest);
-        ports.lock().resting.push_back(Resting { until, port, host });
+        ports.lock().resting.push_back(Resting { until, port, holder });
     }
 
     /// Lets ports that have rested be given out again.
@@ -179,9 +179,9 @@ impl<A: Address> Ports<A> {
 impl<A: Address> Pool<A> {
     fn wake(&mut self, now: Tick, protocol: Protocol) {
         while self.resting.front().is_some_and(|resting| resting.until <= now) {
-            if let Some(Resting { port, host, .. }) = self.resting.pop_front() {
+            if let Some(Resting { port, holder, .. }) = self.resting.pop_front() {
                 set(&mut self.taken, port, false);
-                host.release_mapping(protocol);
+                holder.release_mapping(protocol);
             }
         }
     }
@@ -245,15 +245,16 @@ mod tests {
     #[test]
     fn a_freed_port_rests_and_a_reserved_one_is_never_given() {
         let external = external();
-        let host = Hosts::new(Secret::new([1, 2])).get(Ipv4Addr::LOCALHOST);
-        assert!(host.take_mapping(Protocol::Tcp, 1));
+        let host = Hosts::new(Secret::new([1, 2])).get(Ipv4Addr::LOCALHOST, None, 0).unwrap();
+        let holder = Payer { host, account: None };
+        assert!(holder.take_mapping(Protocol::Tcp, 1));
         let mut given = HashSet::new();
         external.reserve(Protocol::Tcp, 5000, true);
         while let Some(port) = external.take(Tick::ZERO, Protocol::Tcp, 1) {
             given.insert(port);
         }
         assert!(!given.contains(&5000) && given.len() == 64511);
-        external.free(Tick::ZERO, Protocol::Tcp, 7000, host);
+        external.free(Tick::ZERO, Protocol::Tcp, 7000, holder);
         assert_eq!(external.take(Tick::ZERO.after(9), Protocol::Tcp, 1), None);
         assert_eq!(external.take(Tick::ZERO.after(10), Protocol::Tcp, 1), Some(7000));
         external.reserve(Protocol::Tcp, 5000, false);

@@ -21,7 +21,7 @@ use hashbrown::HashTable;
 use super::access::{NatSession, Protocol};
 use super::common::Common;
 use super::flow::{Address, Endpoint, Key, TcpFlags, hash_inside};
-use super::hosts::Host;
+use super::hosts::Payer;
 use super::ports::External;
 use super::tcp::{Direction, State};
 use super::time::Tick;
@@ -126,10 +126,10 @@ impl<A: Address> Mapping<A> {
         inside: Endpoint<A>,
         outside: Endpoint<A>,
         forward: u32,
-        host: Arc<Host<A>>,
+        payer: Payer<A>,
         external: Arc<External<A>>,
     ) -> Self {
-        let holds = Some(Holds { host, external });
+        let holds = Some(Holds { payer, external });
         Self { protocol, inside, outside, forward, sessions: 0, holds }
     }
 
@@ -142,7 +142,7 @@ impl<A: Address> Mapping<A> {
 
 #[derive(Debug)]
 struct Holds<A> {
-    host: Arc<Host<A>>,
+    payer: Payer<A>,
     external: Arc<External<A>>,
 }
 
@@ -263,7 +263,7 @@ impl<A: Address> Shard<A> {
         (self.by_inside.len(), self.mappings.len())
     }
 
-    /// Adds a session to a mapping. Its share of its host's was taken already.
+    /// Adds a session to a mapping. Its payer was charged already.
     pub(super) fn add_session(
         &mut self,
         common: &Common<A>,
@@ -411,7 +411,7 @@ impl<A: Address> Shard<A> {
         let mapping = &mut self.mappings[mapping_slot as usize];
         mapping.sessions -= 1;
         if let Some(holds) = &mapping.holds {
-            holds.host.release_session(from_outside);
+            holds.payer.release_session(from_outside);
         }
         if mapping.sessions == 0 {
             self.remove_mapping(common, now, mapping_slot);
@@ -423,19 +423,19 @@ impl<A: Address> Shard<A> {
         let hash = hash_inside(&common.hash, mapping.protocol, mapping.inside);
         mapping.sessions = self.free_mapping;
         self.free_mapping = slot;
-        if let Some(Holds { host, external }) = mapping.holds.take()
+        if let Some(Holds { payer, external }) = mapping.holds.take()
             && mapping.forward == 0
         {
-            external.free(now, mapping.protocol, mapping.outside.port, host);
+            external.free(now, mapping.protocol, mapping.outside.port, payer);
         }
         if let Ok(place) = self.by_inside.find_entry(spread(hash as u32), |place| place.slot == slot) {
             place.remove();
         }
     }
 
-    /// The host of a mapping.
-    pub(super) fn host(&self, mapping: u32) -> Option<&Arc<Host<A>>> {
-        self.mapping(mapping)?.holds.as_ref().map(|holds| &holds.host)
+    /// Who is charged for a mapping and its sessions.
+    pub(super) fn payer(&self, mapping: u32) -> Option<&Payer<A>> {
+        self.mapping(mapping)?.holds.as_ref().map(|holds| &holds.payer)
     }
 
     /// Takes ended sessions away, at most `budget`, and moves on those that live. What is left of the budget.

@@ -2,6 +2,7 @@
 
 mod forwards;
 mod model;
+mod ports;
 mod threads;
 
 use std::collections::HashSet;

@@ -7,13 +7,14 @@ use super::access::Protocol;
 use super::cache::{Answer, Cache};
 use super::common::{FRESH, Filtering};
 use super::flow::{Address, Endpoint, Flow, Key, TcpFlags, hash_inside};
-use super::hosts::Host;
+use super::hosts::Payer;
 use super::ports::{External, MAPPINGS_MAX, MappingRef};
 use super::shard::{Mapping, Shard};
 use super::tcp::Direction;
 use super::time::{Tick, ticks};
 use super::{Napt, Outside, shard_of};
 use crate::drop::DropReason;
+use crate::ids::PortId;
 use crate::time::Instant;
 
 /// One worker's view of a translator. See the module's text.
@@ -65,13 +66,28 @@ impl<A: Address> View<A> {
     }
 
     /// What stands for the inside endpoint of an outbound packet, which makes a session if there is none. A TCP
-    /// segment must ask for a connection for that.
+    /// segment must ask for a connection for that. What is made is charged to the inside address only; see
+    /// [`View::outbound_from`].
     ///
     /// # Errors
-    /// [`DropReason::NatNoMapping`]: a TCP segment of no session. [`DropReason::NatQuota`]: the host has all it may
-    /// have. [`DropReason::NatExhausted`]: there is no port, or no outside address, or no room.
+    /// As there.
     #[inline]
     pub fn outbound(&mut self, now: Instant, flow: &Flow<A>) -> Result<Endpoint<A>, DropReason> {
+        self.outbound_from(now, None, flow)
+    }
+
+    /// As [`View::outbound`], of a packet that came by a port, which is charged for what is made, too.
+    ///
+    /// # Errors
+    /// [`DropReason::NatNoMapping`]: a TCP segment of no session. [`DropReason::NatQuota`]: the address or
+    /// the port has all it may have. [`DropReason::NatExhausted`]: there is no port, or no outside address, or no room.
+    #[inline]
+    pub fn outbound_from(
+        &mut self,
+        now: Instant,
+        port: Option<PortId>,
+        flow: &Flow<A>,
+    ) -> Result<Endpoint<A>, DropReason> {
         let now = Tick::of(now);
         let common = &self.napt.common;
         let key = Key { protocol: flow.protocol, local: flow.local, remote: flow.remote };
@@ -97,7 +113,7 @@ impl<A: Address> View<A> {
             return Ok(outside);
         }
         drop(shard);
-        self.open_outbound(now, &key, hash, inside_hash, flow.flags)
+        self.open_outbound(now, port, &key, (hash, inside_hash), flow.flags)
     }
 
     /// The inside endpoint that a packet to an outside endpoint is for. Only a connection request makes a session,
@@ -234,9 +250,9 @@ impl<A: Address> View<A> {
     fn open_outbound(
         &mut self,
         now: Tick,
+        port: Option<PortId>,
         key: &Key<A>,
-        hash: u64,
-        inside_hash: u64,
+        hashes: (u64, u64),
         flags: TcpFlags,
     ) -> Result<Endpoint<A>, DropReason> {
         if key.protocol == Protocol::Tcp && !flags.opens() {
@@ -244,7 +260,7 @@ impl<A: Address> View<A> {
         }
         loop {
             self.refresh();
-            match self.try_open_outbound(now, key, hash, inside_hash) {
+            match self.try_open_outbound(now, port, key, hashes) {
                 Ok(outside) => return Ok(outside),
                 Err(Refused::Drop(reason)) => return Err(reason),
                 Err(Refused::Stale) => {}
@@ -255,9 +271,9 @@ impl<A: Address> View<A> {
     fn try_open_outbound(
         &self,
         now: Tick,
+        port: Option<PortId>,
         key: &Key<A>,
-        hash: u64,
-        inside_hash: u64,
+        (hash, inside_hash): (u64, u64),
     ) -> Result<Endpoint<A>, Refused> {
         let common = &self.napt.common;
         let shard_index = shard_of(inside_hash);
@@ -282,11 +298,16 @@ impl<A: Address> View<A> {
             shard.find_mapping(inside_hash, key.protocol, key.local, |mapping| mapping.forward == 0).or_else(
                 || shard.find_mapping(inside_hash, key.protocol, key.local, |m| m.forward == forward_id),
             );
-        let host = match mapping.and_then(|slot| shard.host(slot)) {
-            Some(host) => Arc::clone(host),
-            None => common.hosts.get(key.local.address),
+        let payer = match mapping.and_then(|slot| shard.payer(slot)) {
+            Some(payer) => payer.clone(),
+            None => {
+                let account = port.map(|port| common.hosts.account(port));
+                let limit = common.settings.addresses_per_port;
+                let host = common.hosts.get(key.local.address, account.as_ref(), limit);
+                Payer { host: host.ok_or(DropReason::NatQuota)?, account }
+            }
         };
-        if let Err(reason) = self.take_session(&host, false) {
+        if let Err(reason) = self.take_session(&payer, false) {
             // What goes out by a forward needs no session: datagrams pass at the quota, too.
             let outside = mapping.and_then(|slot| shard.mapping(slot)).filter(|mapping| mapping.forward != 0);
             return match outside {
@@ -296,9 +317,9 @@ impl<A: Address> View<A> {
         }
         let mapping = match mapping {
             Some(slot) => Ok(slot),
-            None => self.map_outbound(&mut shard, shard_index, now, key, &host, forward),
+            None => self.map_outbound(&mut shard, shard_index, now, key, &payer, forward),
         };
-        let slot = mapping.inspect_err(|_| self.release_session(&host, false))?;
+        let slot = mapping.inspect_err(|_| self.release_session(&payer, false))?;
         let session = shard.add_session(common, now, hash, slot, key.remote, Direction::Out);
         Ok(shard.session(session).outside())
     }
@@ -310,14 +331,14 @@ impl<A: Address> View<A> {
         shard_index: usize,
         now: Tick,
         key: &Key<A>,
-        host: &Arc<Host<A>>,
+        payer: &Payer<A>,
         forward: Option<(u32, Option<A>, u16)>,
     ) -> Result<u32, DropReason> {
         let common = &self.napt.common;
         let (protocol, inside) = (key.protocol, key.local);
         let external = match forward {
             Some((_, Some(address), _)) => self.outside.external(address).cloned(),
-            _ => host.external(
+            _ => payer.host.external(
                 |paired| self.outside.external(paired.address).is_some_and(|own| Arc::ptr_eq(own, paired)),
                 || self.outside.externals.iter().min_by_key(|e| e.hosts.load(Ordering::Relaxed)).cloned(),
             ),
@@ -325,42 +346,40 @@ impl<A: Address> View<A> {
         let external = external.ok_or(DropReason::NatExhausted)?;
         if let Some((id, _, port)) = forward {
             let outside = Endpoint::new(external.address, port);
-            let host = Arc::clone(host);
-            return Ok(shard.add_mapping(common, Mapping::new(protocol, inside, outside, id, host, external)));
+            let mapping = Mapping::new(protocol, inside, outside, id, payer.clone(), external);
+            return Ok(shard.add_mapping(common, mapping));
         }
         if shard.mapping_slots().1 >= MAPPINGS_MAX {
             return Err(DropReason::NatExhausted);
         }
-        if !host.take_mapping(protocol, common.settings.mappings_per_host) {
+        if !payer.take_mapping(protocol, common.settings.mappings_per_host) {
             return Err(DropReason::NatQuota);
         }
         let Some(port) = external.take(now, protocol, inside.port) else {
-            host.release_mapping(protocol);
+            payer.release_mapping(protocol);
             return Err(DropReason::NatExhausted);
         };
         let outside = Endpoint::new(external.address, port);
-        let slot = shard.add_mapping(
-            common,
-            Mapping::new(protocol, inside, outside, 0, Arc::clone(host), Arc::clone(&external)),
-        );
+        let mapping = Mapping::new(protocol, inside, outside, 0, payer.clone(), Arc::clone(&external));
+        let slot = shard.add_mapping(common, mapping);
         external.hold(protocol, port, MappingRef { shard: shard_index, slot });
         Ok(slot)
     }
 
-    fn take_session(&self, host: &Host<A>, from_outside: bool) -> Result<(), DropReason> {
+    fn take_session(&self, payer: &Payer<A>, from_outside: bool) -> Result<(), DropReason> {
         let common = &self.napt.common;
-        if !host.take_session(from_outside, common.settings.sessions_per_host) {
+        if !payer.take_session(from_outside, common.settings.sessions_per_host) {
             return Err(DropReason::NatQuota);
         }
         if !common.take_session() {
-            host.release_session(from_outside);
+            payer.release_session(from_outside);
             return Err(DropReason::NatExhausted);
         }
         Ok(())
     }
 
-    fn release_session(&self, host: &Host<A>, from_outside: bool) {
-        host.release_session(from_outside);
+    fn release_session(&self, payer: &Payer<A>, from_outside: bool) {
+        payer.release_session(from_outside);
         self.napt.common.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -461,13 +480,15 @@ impl<A: Address> View<A> {
         let mapping = match shard.find_mapping(inside_hash, key.protocol, inside, by_this) {
             Some(mapping) => mapping,
             None => {
-                let host = common.hosts.get(inside.address);
-                if let Err(reason) = self.take_session(&host, true) {
+                // An operator's word: no account is charged.
+                let host = common.hosts.get(inside.address, None, 0).ok_or(DropReason::NatQuota)?;
+                let payer = Payer { host, account: None };
+                if let Err(reason) = self.take_session(&payer, true) {
                     return self.without_session(key.protocol, inside, reason);
                 }
                 let external = Arc::clone(external);
-                let mapping = shard
-                    .add_mapping(common, Mapping::new(key.protocol, inside, key.local, id, host, external));
+                let mapping = Mapping::new(key.protocol, inside, key.local, id, payer, external);
+                let mapping = shard.add_mapping(common, mapping);
                 shard.add_session(common, now, session_hash, mapping, key.remote, Direction::In);
                 return Ok((inside, None));
             }
@@ -506,8 +527,8 @@ impl<A: Address> View<A> {
             shard.renew(common, now, (slot, hash), Direction::In);
             return Ok(());
         }
-        let host = shard.host(mapping).cloned().ok_or(DropReason::NatNoMapping)?;
-        self.take_session(&host, true)?;
+        let payer = shard.payer(mapping).cloned().ok_or(DropReason::NatNoMapping)?;
+        self.take_session(&payer, true)?;
         shard.add_session(common, now, hash, mapping, session.remote, Direction::In);
         Ok(())
     }
