@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use hashbrown::HashTable;
 
@@ -36,7 +36,8 @@ pub(super) struct Host<A> {
     /// Of these, sessions that came from the outside.
     from_outside: AtomicU32,
     mappings: [AtomicU32; 3],
-    external: Mutex<Option<Arc<External<A>>>>,
+    /// Weak, because an outside address keeps the hosts whose ports rest there.
+    external: Mutex<Weak<External<A>>>,
     /// Whose packet made it known; nobody's if it was one from the outside.
     account: Option<Arc<Account>>,
 }
@@ -57,18 +58,18 @@ impl<A: Address> Host<A> {
         choose: impl FnOnce() -> Option<Arc<External<A>>>,
     ) -> Option<Arc<External<A>>> {
         let mut paired = self.external.lock().unwrap_or_else(PoisonError::into_inner);
-        if !paired.as_ref().is_some_and(stays) {
-            self.unpair(&mut paired);
-            *paired = choose();
-            if let Some(external) = &*paired {
-                external.hosts.fetch_add(1, Ordering::Relaxed);
-            }
+        if let Some(external) = paired.upgrade().filter(stays) {
+            return Some(external);
         }
-        paired.clone()
+        self.unpair(&mut paired);
+        let external = choose()?;
+        external.hosts.fetch_add(1, Ordering::Relaxed);
+        *paired = Arc::downgrade(&external);
+        Some(external)
     }
 
-    fn unpair(&self, paired: &mut Option<Arc<External<A>>>) {
-        if let Some(external) = paired.take() {
+    fn unpair(&self, paired: &mut Weak<External<A>>) {
+        if let Some(external) = std::mem::take(paired).upgrade() {
             external.hosts.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -182,7 +183,7 @@ impl<A: Address> Hosts<A> {
             sessions: AtomicU32::new(0),
             from_outside: AtomicU32::new(0),
             mappings: Default::default(),
-            external: Mutex::new(None),
+            external: Mutex::new(Weak::new()),
             account: account.cloned(),
         });
         shard.insert_unique(hash, Arc::clone(&host), |host| self.hash(host.address));

@@ -1,5 +1,6 @@
 //! One test for each requirement, named after it, with a virtual clock; and a comparison with a naive model.
 
+mod ends;
 mod forwards;
 mod model;
 mod ports;
