@@ -3,8 +3,16 @@
 mod bridge;
 mod cli;
 mod conformance;
+mod dhcp;
+mod dhcp_guests;
+mod dhcp_kept;
+mod dhcp_many;
+mod dns;
+mod dns_outside;
 mod guests;
+mod ipv6;
 mod kernel;
+mod lan;
 mod lifecycle;
 mod machine;
 mod nat;
@@ -28,6 +36,13 @@ fn main() -> ExitCode {
     restart::register(&mut suite);
     xen::register(&mut suite);
     conformance::register(&mut suite);
+    dhcp::register(&mut suite);
+    dhcp_guests::register(&mut suite);
+    dhcp_kept::register(&mut suite);
+    dhcp_many::register(&mut suite);
+    dns::register(&mut suite);
+    dns_outside::register(&mut suite);
+    ipv6::register(&mut suite);
     nat::register(&mut suite);
     routed::register(&mut suite);
     suite.run()

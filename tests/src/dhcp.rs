@@ -194,10 +194,19 @@ impl DhcpClient {
     /// It is not answered within 40 s.
     pub fn renew(&mut self) -> Result<Told> {
         self.skip_events()?;
-        if self.kind == DhcpProgram::Udhcpc {
-            self.running()?.signal(Signal::USR1)?;
-        }
+        self.hurry()?;
         self.await_event(&["renew"])
+    }
+
+    /// Has the program renew, whatever comes of it. dhclient does by itself.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn hurry(&self) -> Result<()> {
+        match self.kind {
+            DhcpProgram::Udhcpc => self.running()?.signal(Signal::USR1),
+            DhcpProgram::Dhclient => Ok(()),
+        }
     }
 
     /// Has the program give its address back.
@@ -257,26 +266,29 @@ impl DhcpClient {
 
 /// The script that both programs run: busybox says what happened in its first argument, dhclient in `reason`.
 ///
-/// The environment is written beside its place and then moved there, so that nobody reads half of it.
+/// The event is written down when the interface is as it says, beside its place and then moved there, so that nobody
+/// reads half of it.
 fn script(dir: &std::path::Path) -> String {
     let dir = dir.display();
     format!(
         "#!/bin/sh\n\
          cd {dir}\n\
-         new=$(ls events | wc -l)\n\
-         {{ echo \"event=$1\"; env; }} >now; mv now events/$(printf %04d $new)\n\
+         address=\n\
          case \"$1$reason\" in\n\
            bound|renew) address=$ip/$mask;;\n\
            BOUND|RENEW|REBIND|REBOOT) address=$new_ip_address/24;;\n\
-           PREINIT) ip link set \"$interface\" up; exit 0;;\n\
-           deconfig|EXPIRE|FAIL|RELEASE|STOP) ip -4 address flush dev \"$interface\"; exit 0;;\n\
-           *) exit 0;;\n\
+           PREINIT) ip link set \"$interface\" up;;\n\
+           deconfig|EXPIRE|FAIL|RELEASE|STOP) ip -4 address flush dev \"$interface\";;\n\
          esac\n\
-         ip -4 address flush dev \"$interface\"\n\
-         ip address add $address dev \"$interface\"\n\
-         case \"$router$new_routers\" in\n\
-           ?*) ip route replace default via $router$new_routers dev \"$interface\" onlink;;\n\
-         esac\n"
+         if [ \"$address\" ]; then\n\
+           ip -4 address flush dev \"$interface\"\n\
+           ip address add $address dev \"$interface\"\n\
+           case \"$router$new_routers\" in\n\
+             ?*) ip route replace default via $router$new_routers dev \"$interface\" onlink;;\n\
+           esac\n\
+         fi\n\
+         new=$(ls events | wc -l)\n\
+         {{ echo \"event=$1\"; env; }} >now; mv now events/$(printf %04d $new)\n"
     )
 }
 
