@@ -297,9 +297,11 @@ pub(super) fn ra_config(spec: &NetworkSpec) -> Result<Option<RaConfig>, String> 
     config.other = true;
     config.mtu = Some(spec.mtu_in_force());
     let mut prefix = RaPrefix::new(subnet);
-    prefix.autonomous = spec.slaac();
-    // Guests of a routed network are not on one link, whatever their prefix is.
-    prefix.on_link = spec.mode != ModeWord::Routed;
+    // Guests of a routed network are not on one link, whatever their prefix is; and an address that a guest makes up
+    // is routed to nobody there.
+    let shared = spec.mode != ModeWord::Routed;
+    prefix.autonomous = spec.slaac() && shared;
+    prefix.on_link = shared;
     config.prefixes = vec![prefix];
     config.dns = v6(spec.dns_of_guests());
     config.search = search(spec)?;

@@ -149,7 +149,7 @@ fn set_reservations6(
 /// Has a gateway advertise what its network is now.
 fn advertise(now: Instant, gateway: &mut Gateway, spec: &NetworkSpec, reserved: bool) -> Result<(), String> {
     let Some(mut config) = compose::ra_config(spec)? else { return Ok(()) };
-    config.managed = reserved || !spec.slaac();
+    config.managed = reserved || !config.prefixes.iter().any(|prefix| prefix.autonomous);
     match &mut gateway.services().ra {
         Some(ra) => ra.configure(now, config).map_err(|e| e.to_string()),
         None => Ok(()),
