@@ -211,9 +211,9 @@ pub(super) fn iperf_server(namespace: &Netns) -> Result<Program> {
     Ok(server)
 }
 
-/// Two seconds of iperf3 with these arguments; the bytes that the receiver got.
+/// A second of iperf3 with these arguments; the bytes that the receiver got.
 pub(super) fn iperf(client: &Netns, args: &str) -> Result<u64> {
-    let told = client.run(&format!("iperf3 -J -t 2 --connect-timeout 10000 {args}"))?;
+    let told = client.run(&format!("iperf3 -J -t 1 --connect-timeout 10000 {args}"))?;
     let report: Value = serde_json::from_str(&told).with_context(|| told.clone())?;
     let end = &report["end"];
     let sum = if end["sum_received"].is_object() { &end["sum_received"] } else { &end["sum"] };

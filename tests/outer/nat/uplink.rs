@@ -145,9 +145,9 @@ fn traffic() -> Result<()> {
         for args in ["-u -b 20M -l 1200", "-u -b 20M -l 1200 -R", "-P 4"] {
             run(args)?;
         }
-        // Datagrams in fragments.
-        run("-u -b 10M -l 4000")?;
-        run("-u -b 10M -l 4000 -R")?;
+        // Datagrams in fragments, more than are remembered at once.
+        run("-u -b 20M -l 4000")?;
+        run("-u -b 20M -l 4000 -R")?;
         conservation(&world.daemon).with_context(|| format!("after {far}"))?;
     }
     Ok(())
