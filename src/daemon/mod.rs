@@ -42,17 +42,29 @@ pub(crate) fn run(options: &DaemonOptions) -> anyhow::Result<()> {
     // Every limit on descriptors that a host sets is for interactive programs; a switch of a thousand ports
     // has several each. Raising the soft limit to the hard one needs no privilege.
     raise_descriptor_limit();
+    let state_dir = options.state_dir.clone().unwrap_or_else(|| default_state_dir(&options.socket));
     let model = match &options.config {
-        Some(file) => ctl::config::load(file)?,
+        Some(file) => ctl::config::load(file).inspect_err(|_| put_back(&state_dir))?,
         None => Model::default(),
     };
-    let state_dir = options.state_dir.clone().unwrap_or_else(|| default_state_dir(&options.socket));
     let _lock = lock::StateDir::take(&state_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the control thread's runtime")?;
     runtime.block_on(serve(options, &state_dir, model))
+}
+
+/// Puts back what an earlier daemon left of the host, where this one cannot start: the host may have its addresses on
+/// an interface that went with that daemon.
+fn put_back(state_dir: &Path) {
+    // Whoever has the directory runs, and its changes are in use.
+    if plumbing::left_something(state_dir)
+        && let Ok(_lock) = lock::StateDir::take(state_dir)
+        && let Err(error) = plumbing::Plumbing::start(state_dir, Arc::default())
+    {
+        error!(error = %format!("{error:#}"), "the host is not as it was before the last daemon");
+    }
 }
 
 async fn serve(options: &DaemonOptions, state_dir: &Path, model: Model) -> anyhow::Result<()> {

@@ -50,6 +50,11 @@ fn log(what: &str, report: &Report) {
     report.failures.iter().for_each(|failure| warn!(failure, "{what}"));
 }
 
+/// Whether a daemon was ended in `state_dir` before it had put everything back.
+pub(super) fn left_something(state_dir: &Path) -> bool {
+    state_dir.join(JOURNAL_NAME).exists()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
@@ -63,7 +68,7 @@ impl Plumbing {
             events: Arc::default(),
             changed,
         };
-        if state_dir.join(JOURNAL_NAME).exists() {
+        if left_something(state_dir) {
             plumbing.with(|_| Ok(())).context("putting back what an earlier daemon changed of the host")?;
         }
         Ok(plumbing)
