@@ -16,6 +16,7 @@ mod lan;
 mod lifecycle;
 mod machine;
 mod nat;
+mod refusals;
 mod restart;
 mod routed;
 mod testpmd;
@@ -45,5 +46,6 @@ fn main() -> ExitCode {
     ipv6::register(&mut suite);
     nat::register(&mut suite);
     routed::register(&mut suite);
+    refusals::register(&mut suite);
     suite.run()
 }
