@@ -65,18 +65,24 @@ impl Cache {
         }
     }
 
-    /// Notes traffic from a station, at most once a second for each.
+    /// Notes traffic from a station, at most once a second for each. False if its address is known to be behind
+    /// another port.
     #[inline]
-    pub fn confirm(&mut self, link: Link, address: IpAddr, station: Station) {
-        let Some(slot) = self.slots.get_mut(slot(link, address)) else { return };
+    pub fn confirm(&mut self, link: Link, address: IpAddr, station: Station) -> bool {
+        let Some(slot) = self.slots.get_mut(slot(link, address)) else { return true };
         match slot {
-            Some(a) if a.address == address && a.link == link && self.now < a.until => {}
-            _ => {
-                self.neighbors.confirm(self.now, link, address, station);
-                if self.neighbors.peek(link, address) == Some(station) {
-                    *slot = Some(Answer { link, address, station, until: self.now + NOTE_EVERY });
-                }
+            Some(a) if a.address == address && a.link == link && self.now < a.until => {
+                a.station.port == station.port
             }
+            _ => match self.neighbors.confirm(self.now, link, address, station) {
+                Some(known) => {
+                    if known == station {
+                        *slot = Some(Answer { link, address, station, until: self.now + NOTE_EVERY });
+                    }
+                    known.port == station.port
+                }
+                None => true,
+            },
         }
     }
 }

@@ -5,14 +5,15 @@
 //! that, then *stale* (RFC 4861, 7.3.2): still used, and if it is, the [`super::Resolver`] asks the station and
 //! forgets the entry only when no answer comes. A stale entry that nobody uses is forgotten after [`UNUSED`].
 //!
-//! Bounds: entries in all, and dynamic entries for each port. A port that has as many as it may have gives up the
-//! one that was confirmed longest ago; when the table is full, the port with most entries does. So a guest that
-//! invents addresses only loses its own.
+//! Bounds: entries in all, and dynamic entries for each port. A port that has as many as it may have gives up one:
+//! of a few, the one that was confirmed longest ago; when the table is full, the port with most entries does. So a
+//! guest that invents addresses only loses its own, and costs no more with many entries than with few.
 //!
 //! # Threads
 //! Workers read (through a [`super::Cache`]), and note use and traffic in the entry itself. What changes or removes
 //! an answer is the slow path's and the control thread's: they hold the index's mutex, and raise the *epoch*, so
-//! that a completed change holds for every worker's next burst.
+//! that a completed change holds for every worker's next burst. An entry that is given up for want of room was
+//! true: caches may answer with it for the second that they keep an answer, and a guest cannot make them forget.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -32,6 +33,9 @@ pub(super) const REACHABLE: Duration = Duration::from_secs(30);
 pub(super) const UNUSED: Duration = Duration::from_secs(600);
 /// How often a worker notes in the table that an entry is in use.
 pub(super) const NOTE_EVERY: Duration = Duration::from_secs(1);
+
+/// Entries of a port that are looked at when one must go.
+const EVICT_OF: usize = 32;
 
 pub(super) type Key = (Link, IpAddr);
 
@@ -71,6 +75,8 @@ pub enum Learned {
     Moved,
     /// An operator said where the address is, and it is not there.
     Refused,
+    /// It is elsewhere, and who is there gave a sign of life lately: it is asked first.
+    Contested,
 }
 
 /// The table. See the module's text.
@@ -109,11 +115,14 @@ impl Neighbors {
         Some(self.entries.get(&(link, address))?.station)
     }
 
-    /// Notes traffic from a station: if the table has it there, it is reachable. Nothing is learned of it.
-    pub fn confirm(&self, now: Instant, link: Link, address: IpAddr, station: Station) {
-        if let Some(entry) = self.entries.get(&(link, address)).filter(|entry| entry.station == station) {
+    /// Notes traffic from a station: if the table has it there, it is reachable. Nothing is learned of it. Where the
+    /// address is known to be.
+    pub fn confirm(&self, now: Instant, link: Link, address: IpAddr, station: Station) -> Option<Station> {
+        let entry = self.entries.get(&(link, address))?;
+        if entry.station == station {
             entry.confirmed.fetch_max(now.as_nanos(), Ordering::Relaxed);
         }
+        Some(entry.station)
     }
 
     /// Dynamic and configured entries.
@@ -230,6 +239,12 @@ impl Neighbors {
         ask
     }
 
+    /// Whether a dynamic entry was confirmed lately.
+    pub(super) fn is_reachable(&self, now: Instant, key: &Key) -> bool {
+        let entry = self.entries.get(key);
+        entry.is_some_and(|entry| !entry.configured && now.since(nanos(&entry.confirmed)) < REACHABLE)
+    }
+
     /// Whether an entry was confirmed at `since` or after.
     pub(super) fn confirmed_since(&self, key: &Key, since: Instant) -> bool {
         self.entries.get(key).is_some_and(|entry| nanos(&entry.confirmed) >= since)
@@ -242,11 +257,11 @@ impl Neighbors {
 
     fn evict(&self, ports: &mut HashMap<PortId, HashSet<Key>>, port: PortId) {
         let oldest = ports.get(&port).and_then(|keys| {
-            keys.iter().min_by_key(|key| self.entries.get(*key).map(|entry| nanos(&entry.confirmed))).copied()
+            let confirmed = |key: &&Key| self.entries.get(*key).map(|entry| nanos(&entry.confirmed));
+            keys.iter().take(EVICT_OF).min_by_key(confirmed).copied()
         });
         if let Some(key) = oldest {
             self.drop_entry(ports, &key);
-            self.changed();
         }
     }
 

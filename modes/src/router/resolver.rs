@@ -10,7 +10,10 @@
 //! - a configured entry is never changed;
 //! - what is said unasked (replies, advertisements, announcements) only changes what is known or asked for; a
 //!   question to us creates an entry, because we are about to answer (RFC 826; RFC 4861, 7.2.3);
-//! - an advertisement without the override flag does not move an address (RFC 4861, 7.2.5).
+//! - an advertisement without the override flag does not move an address (RFC 4861, 7.2.5);
+//! - an address whose station was heard lately moves to another one only when the first does not answer for it any
+//!   more: that one is asked, and whoever says too early that the address is its own is not believed. A station that
+//!   is at another port with the same MAC address has moved, and is believed.
 //!
 //! Bounds: addresses that are asked for, in all and for each port whose frames wait. One thread, the slow path's,
 //! owns it.
@@ -39,7 +42,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const PENDING_MAX: usize = 4096;
 /// Of those, for the frames of one port.
 const PENDING_EACH: usize = 128;
-/// Stale neighbours that are asked again at a time.
+/// Neighbours that are asked again at a time: stale ones, and those whose address another station wants.
 const PROBES_MAX: usize = 4096;
 /// How often stale entries are looked for: the delay before a first probe (RFC 4861, 10).
 const SCAN: Duration = Duration::from_secs(5);
@@ -51,7 +54,7 @@ pub struct Ask {
     pub link: Link,
     /// Its address.
     pub address: IpAddr,
-    /// The ports to ask by.
+    /// The ports to ask by; without one, the question goes by the network's forwarding, to all.
     pub ports: Vec<PortId>,
     /// Who asks.
     pub mac: MacAddr,
@@ -92,7 +95,7 @@ struct Pending {
     due: Instant,
 }
 
-/// A stale neighbour that is asked whether it is still there.
+/// A neighbour that is asked whether it is still there.
 #[derive(Debug)]
 struct Probe {
     station: Station,
@@ -213,11 +216,32 @@ impl Resolver {
         if !(creates || asked || known.is_some()) || !(moves || stays) || !lives(address) {
             return None;
         }
-        let learned = self.neighbors.learn(now, link, address, station, fresh || asked);
-        if learned != Learned::Refused {
+        let learned = self.claim(now, link, address, station, fresh || asked);
+        if !matches!(learned, Learned::Refused | Learned::Contested) {
             self.answered(&key, station, out);
         }
         Some(learned)
+    }
+
+    /// A station says, or shows by using it, that it has an address: it is believed, or who had it is asked.
+    pub fn claim(
+        &mut self,
+        now: Instant,
+        link: Link,
+        address: IpAddr,
+        station: Station,
+        fresh: bool,
+    ) -> Learned {
+        let key = (link, address);
+        let known = self.neighbors.peek(link, address).filter(|known| known.mac != station.mac);
+        let Some(known) = known.filter(|_| self.neighbors.is_reachable(now, &key)) else {
+            return self.neighbors.learn(now, link, address, station, fresh);
+        };
+        if self.probes.len() < PROBES_MAX && !self.probes.contains_key(&key) {
+            self.due.insert((now, key));
+            self.probes.insert(key, Probe { station: known, tries: 0, began: now, due: now });
+        }
+        Learned::Contested
     }
 
     /// The neighbour is known: what waited goes.
@@ -313,7 +337,7 @@ impl Resolver {
     pub fn port_removed(&mut self, port: PortId) {
         self.neighbors.forget_port(port);
         let concerns = |key: &Key, pending: &Pending| {
-            key.0 == Link::Port(port) || pending.owner == port || pending.ask.ports.iter().all(|p| *p == port)
+            key.0 == Link::Port(port) || pending.owner == port || *pending.ask.ports == [port]
         };
         let gone: Vec<Key> = self.pending.iter().filter(|(k, p)| concerns(k, p)).map(|(k, _)| *k).collect();
         for key in gone {
@@ -349,6 +373,10 @@ fn question(ask: &Ask, out: &mut Outbox) {
             solicitation.to_frame(nd::group_mac(solicitation.destination), ask.mac)
         }
     };
+    if ask.ports.is_empty() {
+        out.send(frame);
+        return;
+    }
     for &port in &ask.ports {
         out.send_to(port, frame.clone());
     }

@@ -206,9 +206,10 @@ fn what_is_said_is_believed_by_the_rules() {
 
     assert_eq!(rig.observe(at(0), 1, arp(Request, 5, "10.0.0.5")), Some(Learned::New), "who asks is known");
     assert_eq!(rig.observe(at(0), 1, arp(Request, 5, "10.0.0.5")), Some(Learned::Confirmed));
-    assert_eq!(rig.observe(at(0), 2, arp(Reply, 6, "10.0.0.5")), Some(Learned::Moved));
+    let (later, at_last) = (at(30_000), at(60_000));
+    assert_eq!(rig.observe(later, 2, arp(Reply, 6, "10.0.0.5")), Some(Learned::Moved));
     assert_eq!(rig.where_is("10.0.0.5"), Some((mac(6), 2)));
-    assert_eq!(rig.observe(at(0), 1, announcement), Some(Learned::Moved));
+    assert_eq!(rig.observe(at_last, 1, announcement), Some(Learned::Moved));
     let elsewhere = arp(Request, 7, "10.0.0.7");
     let learned = rig.resolver.observe(at(0), LINK, rig.ports[1], &elsewhere, |_| false, &mut rig.out);
     assert_eq!((learned, rig.where_is("10.0.0.7")), (None, None), "the address does not live there");
@@ -225,6 +226,68 @@ fn what_is_said_is_believed_by_the_rules() {
     assert_eq!(rig.observe(at(0), 2, arp(Request, 6, "10.0.0.5")), Some(Learned::Refused));
     assert_eq!(rig.where_is("10.0.0.5"), Some((mac(1), 1)));
     assert!(rig.neighbors.forget(LINK, ip("10.0.0.5")) && !rig.neighbors.forget(LINK, ip("10.0.0.5")));
+}
+
+/// What one station says of another's address is not believed while that one is there.
+#[test]
+fn who_has_an_address_is_asked_before_it_moves() {
+    use Operation::{Reply, Request};
+    let mut rig = Rig::new(Limits::default());
+    assert_eq!(rig.observe(at(0), 1, arp(Request, 5, "10.0.0.5")), Some(Learned::New));
+    rig.sent();
+    for said in [arp(Reply, 6, "10.0.0.5"), arp(Request, 6, "10.0.0.5")] {
+        assert_eq!(rig.observe(at(100), 2, said), Some(Learned::Contested));
+    }
+    assert!(rig.resolver.poll_at().is_some_and(|due| due <= at(100)));
+    rig.poll(at(100));
+    let asked = rig.sent();
+    assert_eq!(asked.len(), 1, "once, however often it is said");
+    assert_eq!((asked[0].0, &asked[0].1[..6]), (1, &mac(5).0[..]), "who has it, directly");
+    // It is there: all stays.
+    rig.observe(at(200), 1, arp(Reply, 5, "10.0.0.5"));
+    for secs in 1..=4 {
+        rig.poll(at(100 + secs * 1000));
+    }
+    assert_eq!((rig.sent(), rig.where_is("10.0.0.5")), (Vec::new(), Some((mac(5), 1))));
+    // It is there no more: the next one that says so has it.
+    assert_eq!(rig.observe(at(5000), 2, arp(Reply, 6, "10.0.0.5")), Some(Learned::Contested));
+    for secs in 0..=3 {
+        rig.poll(at(5000 + secs * 1000));
+    }
+    assert_eq!((rig.sent().len(), rig.where_is("10.0.0.5")), (3, None));
+    assert_eq!(rig.observe(at(8000), 2, arp(Request, 6, "10.0.0.5")), Some(Learned::New));
+    // A station that is elsewhere itself has moved.
+    assert_eq!(rig.observe(at(8100), 3, arp(Request, 6, "10.0.0.5")), Some(Learned::Moved));
+    assert_eq!(rig.where_is("10.0.0.5"), Some((mac(6), 3)));
+}
+
+#[test]
+fn a_guest_that_invents_addresses_does_not_make_workers_forget() {
+    let mut rig = Rig::new(Limits { total: 40, each: 20 });
+    for n in 1..=20 {
+        rig.observe(at(0), 2, arp(Operation::Request, n, &format!("10.0.2.{n}")));
+    }
+    let epoch = rig.neighbors.epoch();
+    for n in 21..=255 {
+        rig.observe(at(u64::from(n)), 2, arp(Operation::Request, n, &format!("10.0.2.{n}")));
+    }
+    assert_eq!((rig.neighbors.len(), rig.neighbors.epoch()), (20, epoch));
+}
+
+#[test]
+fn traffic_shows_whether_an_address_is_behind_its_port() {
+    let mut rig = Rig::new(Limits::default());
+    let mut cache = Cache::new(Arc::clone(&rig.neighbors));
+    let address = ip("10.0.0.5");
+    let station = |rig: &Rig, n: u8, port: usize| Station { mac: mac(n), port: rig.ports[port] };
+    cache.begin(at(0));
+    assert!(cache.confirm(LINK, address, station(&rig, 6, 2)), "nobody is known to have it");
+    rig.observe(at(0), 1, arp(Operation::Request, 5, "10.0.0.5"));
+    for _ in 0..2 {
+        assert!(cache.confirm(LINK, address, station(&rig, 5, 1)));
+        assert!(cache.confirm(LINK, address, station(&rig, 7, 1)), "its port's own affair");
+        assert!(!cache.confirm(LINK, address, station(&rig, 5, 2)));
+    }
 }
 
 #[test]
