@@ -169,7 +169,9 @@ impl Router {
         if is_special(&packet) || inside.contains(destination) {
             return Routed::Slow;
         }
-        self.neighbors.confirm(INSIDE, source, Station { mac: head.source(), port: ingress });
+        if !self.neighbors.confirm(INSIDE, source, Station { mac: head.source(), port: ingress }) {
+            return Routed::Slow;
+        }
         if self.translator.is_external(destination) {
             return self.hairpin(now, ingress, &mut packet, head);
         }
@@ -180,10 +182,13 @@ impl Router {
         if !fits(head, &packet, self.snapshot.known.mtu(uplink)) {
             return Routed::Slow;
         }
-        if let Err(reason) = self.translator.outbound(now, &mut packet, head) {
+        if let Err(reason) = self.translator.outbound(now, ingress, &mut packet, head) {
             return Routed::Drop(reason);
         }
         packet.decrement_hop_limit(head);
+        if head.tag().is_some() {
+            head.pop_tag();
+        }
         set_macs(head, next.mac, self.uplink_mac);
         Routed::Out(uplink)
     }
@@ -194,7 +199,7 @@ impl Router {
             return Routed::Slow;
         }
         let before = head.clone();
-        match self.translator.outbound(now, packet, head) {
+        match self.translator.outbound(now, ingress, packet, head) {
             Ok(_) => {}
             Err(reason) => return Routed::Drop(reason),
         }

@@ -48,6 +48,9 @@ impl Early {
     /// The fragments of a packet whose first one came, in the order that they came in.
     pub(super) fn take(&mut self, key: &FragmentKey<IpAddr>) -> Vec<(PortId, Vec<u8>)> {
         let mut taken = Vec::new();
+        if !self.held.iter().any(|held| held.key == *key) {
+            return taken;
+        }
         for held in std::mem::take(&mut self.held) {
             if held.key == *key {
                 taken.push((held.from, held.frame));

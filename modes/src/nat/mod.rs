@@ -18,6 +18,7 @@
 //! uplink: an immutable value behind an epoch, of which each keeps a copy.
 
 mod dhcp;
+mod echo;
 mod forward;
 mod fragments;
 mod host;

@@ -13,23 +13,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use switch_core::checksum::Sum;
 use switch_core::drop::DropReason;
 use switch_core::ids::{MacAddr, PortId};
 use switch_core::ip::arp::{Arp, Operation};
 use switch_core::ip::error::{is_group, is_host};
 use switch_core::ip::nd::{ALL_NODES, Message, Neighbor, group_mac};
-use switch_core::ip::{Addresses, Cause, PROTO_ICMPV6, Packet, Transport, fragments, set_macs};
+use switch_core::ip::{Cause, Packet, Transport, fragments, set_macs};
 use switch_core::napt::fragments::{FragmentKey, Fragments};
 use switch_core::time::Instant;
 
 use super::dhcp::{self, Client};
+use super::echo;
 use super::forward::is_stranger;
 use super::fragments::Early;
 use super::translate::{Rewritten, Translator, is_echo_request, opens};
 use super::{INSIDE, OUTSIDE, Shared, Snapshot, Status, Uplink};
 use crate::gateway::{Handled, Outbox, SlowPath};
-use crate::router::{Ask, Errors, Heard, Link, Resolver, Waiting, link_local};
+use crate::router::{Ask, Errors, Heard, Learned, Link, Resolver, Station, Waiting, link_local};
 
 /// How long an unsolicited connection request is not answered (RFC 5382, REQ-4).
 const SYN_HELD: Duration = Duration::from_secs(6);
@@ -49,7 +49,7 @@ pub(super) struct Slow {
     /// Errors to the outside, from `errors_of`.
     errors_out: Errors,
     errors_of: Status,
-    fragments: Fragments<IpAddr, Rewritten>,
+    fragments: Fragments<IpAddr, PortId, Rewritten>,
     early: Early,
     syns: VecDeque<(Instant, PortId, Vec<u8>)>,
     dhcp: Option<Client>,
@@ -133,10 +133,15 @@ impl Slow {
             self.resolver.observe(now, INSIDE, from, &heard, |address| inside.is_guest(address), out);
             return Handled::No;
         }
+        let Ok(packet) = Packet::of_frame(bytes) else { return Handled::No };
+        // What is another guest's address is not sent from here, to nobody.
+        if inside.is_guest(packet.source()) && !self.has_source(now, from, bytes, packet.source()) {
+            return Handled::Yes;
+        }
+        let inside = &self.shared.inside;
         if MacAddr::from_slice(bytes) != Some(self.shared.settings.mac) {
             return Handled::No;
         }
-        let Ok(packet) = Packet::of_frame(bytes) else { return Handled::No };
         let destination = packet.destination();
         let link_local = matches!(destination, IpAddr::V6(address) if address.is_unicast_link_local());
         if inside.is_gateway(destination) || is_group(destination) || link_local {
@@ -146,6 +151,19 @@ impl Slow {
             self.outbound(now, Frame { from, packet, bytes: bytes.to_vec() }, out);
         }
         Handled::Yes
+    }
+
+    /// Whether a guest behind a port may send from an address: from one that nobody is known to have, from its own,
+    /// or from one that it takes over because who had it is there no more.
+    fn has_source(&mut self, now: Instant, from: PortId, bytes: &[u8], source: IpAddr) -> bool {
+        let elsewhere = self.shared.neighbors.peek(INSIDE, source).is_some_and(|known| known.port != from);
+        let Some(mac) = bytes.get(6..).and_then(MacAddr::from_slice) else { return false };
+        let station = Station { mac, port: from };
+        !elsewhere
+            || matches!(
+                self.resolver.claim(now, INSIDE, source, station, true),
+                Learned::New | Learned::Confirmed | Learned::Moved
+            )
     }
 
     /// A packet from a guest that leaves its subnet, or goes to one of our outside addresses.
@@ -180,15 +198,15 @@ impl Slow {
             }
         } else if is_echo_request(&frame.packet) {
             if self.uplink.answer_echo {
-                out_some(out, from, echo_reply(&frame, self.shared.settings.mac));
+                out_some(out, from, echo::reply(frame.packet, &frame.bytes, self.shared.settings.mac));
             }
             return;
         }
         let original = hairpin.then(|| frame.bytes.clone());
-        let (key, guest, first) = (frame.key(), frame.packet.source(), is_first(&frame.packet));
+        let (key, first) = (frame.key(), is_first(&frame.packet));
         let Some(rewritten) = self.rewrite(now, &mut frame, true) else { return };
         if first {
-            self.fragments.first(now, key, guest, rewritten);
+            self.fragments.first(now, key, from, rewritten);
         }
         if let Some(original) = original {
             let mtu = self.guest_mtu(frame.packet.destination());
@@ -211,7 +229,7 @@ impl Slow {
     /// Translates a frame, by its own headers or by what its packet's first fragment became. `None` if it is not to
     /// go on, now or at all.
     fn rewrite(&mut self, now: Instant, frame: &mut Frame, outbound: bool) -> Option<Rewritten> {
-        let Frame { packet, bytes, .. } = frame;
+        let Frame { from, packet, bytes } = frame;
         // A guest tells of what came to itself: it is no router, and does not speak for another guest.
         if outbound && packet.quoted(bytes).is_some_and(|quote| quote.destination() != packet.source()) {
             return None;
@@ -225,7 +243,7 @@ impl Slow {
             return rewritten.apply(&mut frame.packet, &mut frame.bytes).then_some(rewritten);
         }
         let answer = match (outbound, packet.is_icmp_error()) {
-            (true, false) => self.translator.outbound(now, packet, bytes),
+            (true, false) => self.translator.outbound(now, *from, packet, bytes),
             (false, false) => self.translator.inbound(now, packet, bytes),
             (true, true) => match self.translator.outbound_error(now, packet, bytes) {
                 // About a packet that came by hairpin: to its sender.
@@ -285,7 +303,7 @@ impl Slow {
     fn inbound(&mut self, now: Instant, mut frame: Frame, out: &mut Outbox) {
         if is_echo_request(&frame.packet) && !frame.packet.is_fragment() {
             if self.uplink.answer_echo {
-                out_some(out, frame.from, echo_reply(&frame, self.uplink.mac));
+                out_some(out, frame.from, echo::reply(frame.packet, &frame.bytes, self.uplink.mac));
             }
             return;
         }
@@ -297,7 +315,8 @@ impl Slow {
         let (key, first) = (frame.key(), is_first(&frame.packet));
         let Some(rewritten) = self.rewrite(now, &mut frame, false) else { return };
         if first {
-            let guest = frame.packet.destination();
+            let guest = self.shared.neighbors.peek(INSIDE, frame.packet.destination());
+            let guest = guest.map_or(frame.from, |station| station.port);
             self.fragments.first(now, key, guest, rewritten);
         }
         let mtu = self.guest_mtu(frame.packet.destination());
@@ -346,10 +365,8 @@ impl Slow {
     /// How to ask for a neighbour.
     fn ask(&self, link: Link, address: IpAddr) -> Ask {
         let known = &self.snapshot.known;
-        let ports = match link == INSIDE {
-            true => known.segment.clone(),
-            false => known.uplink.into_iter().collect(),
-        };
+        // The segment is a bridge: one question reaches all of it.
+        let ports = if link == INSIDE { Vec::new() } else { known.uplink.into_iter().collect() };
         let (mac, source) = self.asker(link, address);
         Ask { link, address, ports, mac, source }
     }
@@ -550,39 +567,4 @@ fn out_some(out: &mut Outbox, port: PortId, frame: Option<Vec<u8>>) {
     if let Some(frame) = frame {
         out.send_to(port, frame);
     }
-}
-
-/// The answer to an echo request to one of our addresses.
-fn echo_reply(request: &Frame, mac: MacAddr) -> Option<Vec<u8>> {
-    let mut packet = request.packet;
-    let mut frame = request.bytes.get(..packet.end())?.to_vec();
-    let (source, destination) = (packet.source(), packet.destination());
-    if packet.is_fragment() || !packet.set_source(&mut frame, destination, None) {
-        return None;
-    }
-    packet.set_destination(&mut frame, source, None);
-    set_macs(&mut frame, request.sender(), mac);
-    let (ip, icmp) = frame.split_at_mut_checked(packet.transport_at())?;
-    let mut sum = match packet.addresses() {
-        Addresses::V4 { .. } => {
-            let header = ip.get_mut(packet.network_at()..)?;
-            *header.get_mut(8)? = 64;
-            header.get_mut(10..12)?.fill(0);
-            let mut sum = Sum::new();
-            sum.add(header);
-            header.get_mut(10..12)?.copy_from_slice(&sum.checksum().to_be_bytes());
-            *icmp.first_mut()? = 0;
-            Sum::new()
-        }
-        Addresses::V6 { source, destination } => {
-            *ip.get_mut(packet.network_at() + 7)? = 64;
-            *icmp.first_mut()? = 129;
-            let length = u32::try_from(icmp.len()).ok()?;
-            Sum::pseudo_v6(source.octets(), destination.octets(), PROTO_ICMPV6, length)
-        }
-    };
-    icmp.get_mut(2..4)?.fill(0);
-    sum.add(icmp);
-    icmp.get_mut(2..4)?.copy_from_slice(&sum.checksum().to_be_bytes());
-    Some(frame)
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use switch_core::checksum::Sum;
 use switch_core::drop::DropReason;
+use switch_core::ids::PortId;
 use switch_core::ip::{Addresses, FrameMut, PROTO_ICMPV6, Packet, Transport};
 use switch_core::napt::{Address, Endpoint, Flow, Protocol, TcpFlags, View};
 use switch_core::time::Instant;
@@ -76,12 +77,13 @@ pub(super) fn opens(packet: &Packet) -> bool {
 fn out<A: Address>(
     view: &mut View<A>,
     now: Instant,
+    port: PortId,
     (source, destination): (A, A),
     (protocol, from, to, flags): Ports,
 ) -> Result<(Endpoint<A>, Option<Endpoint<A>>), DropReason> {
     let remote = Endpoint::new(destination, to);
     let flow = Flow { protocol, local: Endpoint::new(source, from), remote, flags };
-    let outside = view.outbound(now, &flow)?;
+    let outside = view.outbound_from(now, Some(port), &flow)?;
     if !view.is_external(destination) {
         return Ok((outside, None));
     }
@@ -104,7 +106,8 @@ impl Translator {
         }
     }
 
-    /// Translates a packet from a guest, that has its transport header; it may be for another guest then.
+    /// Translates a packet from a guest behind `port`, that has its transport header; it may be for another guest
+    /// then.
     ///
     /// # Errors
     /// The engine's, and the packet is as it was.
@@ -112,6 +115,7 @@ impl Translator {
     pub(super) fn outbound<F: FrameMut + ?Sized>(
         &mut self,
         now: Instant,
+        port: PortId,
         packet: &mut Packet,
         frame: &mut F,
     ) -> Result<Rewritten, DropReason> {
@@ -119,11 +123,11 @@ impl Translator {
         let icmp = ports.0 == Protocol::Icmp;
         let (source, destination) = match packet.addresses() {
             Addresses::V4 { source, destination } => {
-                let (from, to) = out(&mut self.v4, now, (source, destination), ports)?;
+                let (from, to) = out(&mut self.v4, now, port, (source, destination), ports)?;
                 (end(from), to.map(end))
             }
             Addresses::V6 { source, destination } => {
-                let (from, to) = out(&mut self.v6, now, (source, destination), ports)?;
+                let (from, to) = out(&mut self.v6, now, port, (source, destination), ports)?;
                 (end(from), to.map(end))
             }
         };

@@ -30,37 +30,37 @@ pub struct FragmentKey<A> {
 }
 
 #[derive(Debug)]
-struct Entry<A, T> {
+struct Entry<G, T> {
     to: T,
-    guest: A,
+    guest: G,
     serial: u64,
 }
 
-/// The table. `T` is what a packet became.
+/// The table. `G` is what a guest is known by, `T` is what a packet became.
 #[derive(Debug)]
-pub struct Fragments<A, T> {
-    entries: HashMap<FragmentKey<A>, Entry<A, T>>,
+pub struct Fragments<A, G, T> {
+    entries: HashMap<FragmentKey<A>, Entry<G, T>>,
     /// When each entry ends, by its serial: oldest first.
     order: BTreeMap<u64, (Instant, FragmentKey<A>)>,
     /// The serials of each guest's entries.
-    guests: HashMap<A, BTreeSet<u64>>,
+    guests: HashMap<G, BTreeSet<u64>>,
     serial: u64,
 }
 
-impl<A: Copy + Eq + Hash, T: Clone> Default for Fragments<A, T> {
+impl<A: Copy + Eq + Hash, G: Copy + Eq + Hash, T: Clone> Default for Fragments<A, G, T> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<A: Copy + Eq + Hash, T: Clone> Fragments<A, T> {
+impl<A: Copy + Eq + Hash, G: Copy + Eq + Hash, T: Clone> Fragments<A, G, T> {
     /// An empty table.
     pub fn new() -> Self {
         Self { entries: HashMap::new(), order: BTreeMap::new(), guests: HashMap::new(), serial: 0 }
     }
 
-    /// A first fragment was translated. `guest` is the inside address, which the entry counts to.
-    pub fn first(&mut self, now: Instant, key: FragmentKey<A>, guest: A, to: T) {
+    /// A first fragment was translated. The entry counts to `guest`.
+    pub fn first(&mut self, now: Instant, key: FragmentKey<A>, guest: G, to: T) {
         self.expire(now);
         self.remove(&key);
         let of_guest = self.guests.get(&guest).filter(|serials| serials.len() >= ENTRIES_PER_GUEST);

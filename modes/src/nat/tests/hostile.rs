@@ -117,6 +117,76 @@ fn a_guest_tells_nobody_about_another_guests_packets() {
     }
 }
 
+/// As if B were A, in each way that could be of use to it.
+#[test]
+fn a_guest_does_not_send_from_another_guests_address() {
+    let mut net = Net::new();
+    net.send(A, Arp::request(MAC_A, ip4(IP_A), ip4("10.0.0.1")).to_frame(MacAddr::BROADCAST));
+    net.send(A, udp(out(REMOTE), 4000, 53, b"x"));
+    let of_a = seen(&net.only(UPLINK)).source.1;
+    net.left.clear();
+    let as_a = |to| Way { macs: (MAC_B, ROUTER), ..out(to) };
+    net.send(B, udp(as_a(REMOTE), 4000, 53, b"in its session"));
+    net.send(B, udp(as_a(REMOTE), 4001, 53, b"at its expense"));
+    net.send(B, udp(as_a("10.0.0.1"), 4002, 53, b"to the gateway"));
+    for piece in fragments(&dont_fragment(udp(as_a(REMOTE), 4003, 53, &[1; 1200]), false), 576).unwrap() {
+        net.send(B, piece);
+    }
+    net.nothing();
+    assert!(net.left.is_empty(), "{:?}", net.left);
+    assert_eq!(net.mode.sessions(net.now, 9).1, 1);
+    // Nor does it get what is sent to A, by saying that it is A.
+    let lie = Arp { operation: Operation::Reply, ..Arp::request(MAC_B, ip4(IP_A), ip4("10.0.0.1")) };
+    for lie in [lie, Arp::announcement(MAC_B, ip4(IP_A))] {
+        net.send(B, lie.to_frame(ROUTER));
+        net.wait(5);
+        net.got.clear();
+        net.send(UPLINK, udp(back(REMOTE), 53, of_a, b"answer"));
+        assert_eq!(seen(&net.only(A)).payload, b"answer");
+    }
+    // A leaves, and B takes over.
+    net.stations.retain(|(port, ..)| *port != A);
+    net.stations.push((B, MAC_B, ip(IP_A)));
+    net.send(B, Arp::announcement(MAC_B, ip4(IP_A)).to_frame(ROUTER));
+    net.wait(4);
+    net.got.clear();
+    net.send(B, udp(as_a(REMOTE), 4000, 53, b"y"));
+    assert_eq!(seen(&net.only(UPLINK)).payload, b"y");
+    net.send(UPLINK, udp(back(REMOTE), 53, of_a, b"answer"));
+    assert_eq!(seen(&net.only(B)).payload, b"answer");
+}
+
+#[test]
+fn a_guest_with_many_addresses_leaves_ports_to_others() {
+    let mut settings = settings();
+    settings.napt.mappings_per_host = 100;
+    let mut net = Net::with(settings, 1500);
+    net.verify = false;
+    for n in 20..120_u8 {
+        let from = format!("10.0.0.{n}");
+        for port in 0..3 {
+            net.send(A, udp(Way { from: &from, ..out(REMOTE) }, 4000 + port, 53, b"x"));
+        }
+    }
+    assert_eq!(net.mode.sessions(net.now, 999).1, 100);
+    assert!(net.drops.contains(&DropReason::NatQuota));
+    net.got.clear();
+    net.send(B, udp(Way { macs: (MAC_B, ROUTER), from: IP_B, to: REMOTE, ttl: 64 }, 4000, 53, b"x"));
+    net.only(UPLINK);
+}
+
+/// A priority tag says something on its own link only.
+#[test]
+fn a_priority_tag_does_not_leave() {
+    let mut net = Net::new();
+    net.send(A, udp(out(REMOTE), 4000, 53, b"x"));
+    let plain = net.only(UPLINK);
+    let mut tagged = udp(out(REMOTE), 4000, 53, b"x");
+    tagged.splice(12..12, [0x81, 0, 0xa0, 0]);
+    net.send(A, tagged);
+    assert_eq!(net.only(UPLINK), plain);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
