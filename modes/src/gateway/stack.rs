@@ -1,13 +1,14 @@
 //! The gateway as an IP host, by smoltcp: ARP and ND for its addresses, ICMP echo, and DNS over TCP.
 //!
 //! What is answered where: whole frames are put into [`Stack::receive`] with the port that they came from, and what
-//! the stack says comes out with the port that its receiver was last heard on. A sender's address is taken as a
-//! neighbour from any frame of its own that is for the gateway, so that answering needs no question first.
+//! the stack says comes out with the port that its receiver was last heard on, by its IP address: where every port is
+//! a link of its own, guests' MAC addresses may be the same. A sender's address is taken as a neighbour from any frame
+//! of its own that is for the gateway, so that answering needs no question first.
 //!
 //! Bounds: as many TCP connections as there are slots, no more than [`PER_PORT`] of one port, each with fixed buffers;
-//! a connection that says nothing for [`IDLE`] ends. Owned by the gateway's thread.
+//! a connection that says nothing for [`IDLE`] ends; so many senders of each port. Owned by the gateway's thread.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ use smoltcp::wire::{
 use switch_core::ip::nd::{Message, Neighbor};
 use switch_core::{Instant, MacAddr, PortId};
 
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Outgoing};
+use super::senders::Senders;
 
 /// TCP connections at once.
 const SLOTS: usize = 32;
@@ -37,10 +39,6 @@ const QUESTION_MAX: usize = 4096;
 const PIPELINED: usize = 16;
 /// Bytes of answers that wait for a slow receiver, per connection.
 const BACKLOG: usize = 128 * 1024;
-/// Senders whose port and neighbour entry are remembered.
-const STATIONS: usize = 4096;
-/// For how long a sender's neighbour entry is taken as fresh; smoltcp keeps one for 60 s.
-const FRESH: Duration = Duration::from_secs(30);
 /// smoltcp never has more than this on the way for us.
 const BURST: usize = 64;
 const DNS_PORT: u16 = 53;
@@ -126,13 +124,6 @@ struct Peer {
     number: u64,
 }
 
-/// Where a sender was last heard.
-#[derive(Clone, Copy, Debug)]
-struct Station {
-    port: PortId,
-    seen: Instant,
-}
-
 /// See the module's text.
 pub(super) struct Stack {
     mac: MacAddr,
@@ -141,8 +132,10 @@ pub(super) struct Stack {
     interface: Interface,
     sockets: SocketSet<'static>,
     slots: Vec<Slot>,
-    stations: HashMap<MacAddr, Station>,
-    neighbours: HashMap<IpAddr, (MacAddr, Instant)>,
+    stations: Senders<MacAddr>,
+    neighbours: Senders<IpAddr>,
+    /// What is to be sent, and where its receiver was when it was said.
+    said: VecDeque<Outgoing>,
     /// The number of the next connection.
     next: u64,
 }
@@ -164,6 +157,18 @@ pub fn link_local(mac: MacAddr) -> Ipv6Addr {
 
 fn clock(now: Instant) -> SmolInstant {
     SmolInstant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX))
+}
+
+/// The IP address that a frame is for.
+fn receiver(frame: &[u8]) -> Option<IpAddr> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    match ethernet.ethertype() {
+        EthernetProtocol::Ipv4 => {
+            Some(smoltcp::wire::Ipv4Packet::new_checked(ethernet.payload()).ok()?.dst_addr().into())
+        }
+        EthernetProtocol::Ipv6 => Some(Ipv6Packet::new_checked(ethernet.payload()).ok()?.dst_addr().into()),
+        _ => None,
+    }
 }
 
 /// smoltcp is a host, and its advertisements say so: whoever hears that takes away its default route by us (RFC 4861,
@@ -229,8 +234,9 @@ impl Stack {
             interface,
             sockets,
             slots,
-            stations: HashMap::new(),
-            neighbours: HashMap::new(),
+            stations: Senders::default(),
+            neighbours: Senders::default(),
+            said: VecDeque::new(),
             next: 0,
         }
     }
@@ -240,22 +246,11 @@ impl Stack {
         &self.addresses
     }
 
-    /// Remembers who is behind a port, so that answers find the way.
-    fn heard(&mut self, now: Instant, mac: MacAddr, port: PortId) {
-        if self.stations.len() >= STATIONS && !self.stations.contains_key(&mac) {
-            self.stations.retain(|_, s| now.since(s.seen) < FRESH);
-            if self.stations.len() >= STATIONS {
-                return;
-            }
-        }
-        self.stations.insert(mac, Station { port, seen: now });
-    }
-
     /// Takes a whole frame that `from` received.
     pub(super) fn receive(&mut self, now: Instant, from: PortId, frame: &[u8]) {
         let Ok(ethernet) = EthernetFrame::new_checked(frame) else { return };
         let source = MacAddr(ethernet.src_addr().0);
-        self.heard(now, source, from);
+        self.stations.heard(source, from, source);
         let sender = match ethernet.ethertype() {
             EthernetProtocol::Ipv4 => smoltcp::wire::Ipv4Packet::new_checked(ethernet.payload())
                 .ok()
@@ -268,31 +263,37 @@ impl Stack {
             _ => None,
         };
         if let Some(sender) = sender {
-            self.know(now, sender, source);
+            if self.neighbours.get(&sender).is_some_and(|(port, _)| port != from) {
+                // What was said to it is for where it was.
+                self.interface.poll(clock(now), &mut self.wire, &mut self.sockets);
+                self.address();
+            }
+            self.neighbours.heard(sender, from, source);
+            self.know(sender, source);
         }
         if self.wire.rx.len() < BURST {
             self.wire.rx.push_back(frame.to_vec());
         }
     }
 
-    /// Tells smoltcp where a sender is, in its own words: as if the sender had announced itself.
-    fn know(&mut self, now: Instant, address: IpAddr, mac: MacAddr) {
-        if self.neighbours.get(&address).is_some_and(|&(m, at)| m == mac && now.since(at) < FRESH) {
-            return;
-        }
-        if self.neighbours.len() >= STATIONS {
-            self.neighbours.retain(|_, &mut (_, at)| now.since(at) < FRESH);
-            if self.neighbours.len() >= STATIONS {
-                return;
-            }
-        }
+    /// Tells smoltcp where a sender is, in its own words: as if the sender had announced itself. Each time, because
+    /// its list of neighbours is short, and anybody can be driven out of it.
+    fn know(&mut self, address: IpAddr, mac: MacAddr) {
         let frame = match address {
             IpAddr::V4(address) => self.announcement4(address, mac),
             IpAddr::V6(address) => self.announcement6(address, mac),
         };
-        if let Some(frame) = frame {
-            self.neighbours.insert(address, (mac, now));
-            self.wire.rx.push_back(frame);
+        self.wire.rx.extend(frame);
+    }
+
+    /// Says of all that was said where it goes.
+    fn address(&mut self) {
+        while let Some(frame) = self.wire.tx.pop_front() {
+            let frame = as_router(frame);
+            let mac = MacAddr::from_slice(&frame);
+            let by_ip = receiver(&frame).and_then(|ip| self.neighbours.get(&ip)).filter(|s| Some(s.1) == mac);
+            let station = by_ip.or_else(|| self.stations.get(&mac?));
+            self.said.push_back(Outgoing { to: station.map(|(port, _)| port), frame });
         }
     }
 
@@ -360,19 +361,13 @@ impl Stack {
             self.serve(now, i, &mut ask);
         }
         self.interface.poll(clock(now), &mut self.wire, &mut self.sockets);
-        while let Some(frame) = self.wire.tx.pop_front() {
-            let frame = as_router(frame);
-            let to = MacAddr::from_slice(&frame).and_then(|mac| self.stations.get(&mac));
-            match to {
-                Some(station) => out.send_to(station.port, frame),
-                None => out.send(frame),
-            }
-        }
+        self.address();
+        self.said.drain(..).for_each(|outgoing| out.push(outgoing));
     }
 
     /// When [`Stack::poll`] next has something to do.
     pub(super) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
-        if !self.wire.rx.is_empty() {
+        if !self.wire.rx.is_empty() || !self.said.is_empty() {
             return Some(now);
         }
         let at = self.interface.poll_at(clock(now), &self.sockets)?;
@@ -396,7 +391,8 @@ impl Stack {
 
     /// Forgets a port that is gone.
     pub(super) fn port_removed(&mut self, port: PortId) {
-        self.stations.retain(|_, s| s.port != port);
+        self.stations.forget(port);
+        self.neighbours.forget(port);
         for slot in &mut self.slots {
             if slot.peer.is_some_and(|p| p.port == port) {
                 self.sockets.get_mut::<tcp::Socket<'_>>(slot.handle).abort();
@@ -406,8 +402,7 @@ impl Stack {
 
     /// Which port a new connection's other end is behind, if that port may have one more.
     fn admit(&self, client: IpAddr) -> Option<PortId> {
-        let (mac, _) = self.neighbours.get(&client)?;
-        let port = self.stations.get(mac)?.port;
+        let (port, _) = self.neighbours.get(&client)?;
         let of_port = self.slots.iter().filter(|s| s.peer.is_some_and(|p| p.port == port)).count();
         (of_port < PER_PORT).then_some(port)
     }

@@ -205,6 +205,59 @@ fn echo_is_answered_at_every_address() {
     assert_eq!(rig.elsewhere, 0);
 }
 
+/// An echo request, and where it is answered.
+fn echo(from: MacAddr, source: [u8; 4]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2(from.0, ROUTER.0)
+        .ipv4(source, [10, 0, 0, 1], 64)
+        .icmpv4_echo_request(9, 1)
+        .write(&mut frame, b"are you there")
+        .unwrap();
+    frame
+}
+
+impl Rig {
+    /// Where, and to whom, the gateway sends IP packets now.
+    fn answers(&mut self) -> Vec<(Option<PortId>, [u8; 4])> {
+        self.gateway.poll(self.clock());
+        std::iter::from_fn(|| self.gateway.next_frame())
+            .filter(|outgoing| outgoing.frame[12..14] == [8, 0])
+            .map(|outgoing| (outgoing.to, *outgoing.frame[30..].first_chunk().unwrap()))
+            .collect()
+    }
+}
+
+#[test]
+fn guests_with_one_mac_address_on_two_links_get_their_own_answers() {
+    let mut rig = Rig::new(true, false);
+    let mut registry = Registry::<PortId>::new(4);
+    let (a, b) = (registry.mint().unwrap(), registry.mint().unwrap());
+    rig.gateway.receive(rig.clock(), a, &echo(GUEST, [10, 0, 0, 2]));
+    rig.gateway.receive(rig.clock(), b, &echo(GUEST, [10, 0, 0, 3]));
+    assert_eq!(rig.answers(), [(Some(a), [10, 0, 0, 2]), (Some(b), [10, 0, 0, 3])]);
+    // Nor is what was said to one that is heard elsewhere a moment later sent there.
+    rig.gateway.receive(rig.clock(), a, &echo(GUEST, [10, 0, 0, 2]));
+    rig.gateway.receive(rig.clock(), b, &echo(GUEST, [10, 0, 0, 2]));
+    assert_eq!(rig.answers(), [(Some(a), [10, 0, 0, 2]), (Some(b), [10, 0, 0, 2])]);
+}
+
+#[test]
+fn a_guest_that_invents_senders_keeps_nobody_else_from_answers() {
+    let mut rig = Rig::new(true, true);
+    let other = Registry::<PortId>::new(4).mint().unwrap();
+    for n in 0..6000_u16 {
+        let [x, y] = n.to_be_bytes();
+        rig.gateway.receive(rig.clock(), other, &echo(MacAddr([2, 9, 9, 9, x, y]), [10, 0, 100 + x, y]));
+        if n % 16 == 0 {
+            assert!(!rig.answers().is_empty());
+        }
+    }
+    let tcp = rig.connect(4000);
+    rig.run(Duration::from_millis(300));
+    assert!(rig.tcp(tcp).may_send(), "a connection to the name service");
+    assert!(rig.ping("10.0.0.1".parse().unwrap()));
+}
+
 #[test]
 fn who_asks_where_the_gateway_is_hears_that_it_is_a_router() {
     use switch_core::ip::nd::{Message, Neighbor};
