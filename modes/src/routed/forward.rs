@@ -295,7 +295,10 @@ impl Burst<'_> {
                 }
             }
             (Role::Guest, _) | (_, Some(Target::Own | Target::Broadcast)) => return Err(DropReason::Rpf),
-            // The guests' subnet is not out there.
+            // Neither the guests' subnet is out there, nor the host.
+            (Role::Uplink, Some(Target::Out(way))) if way.role == Role::HostInterface => {
+                return Err(DropReason::Rpf);
+            }
             (Role::Uplink, Some(Target::Nobody)) => return Err(DropReason::Rpf),
             (_, Some(Target::Out(way))) if way.role == Role::Guest => return Err(DropReason::Rpf),
             _ if !is_host(source) => return Err(DropReason::Rpf),
