@@ -24,6 +24,9 @@ fn leads(from: &Netns, client: &str, to: &str, told: &str) -> Result<()> {
     Ok(())
 }
 
+/// LISTEN, TARGET, and for each outside port who answers there.
+type Case<'a> = (&'a str, String, &'a [(u16, &'a str)]);
+
 fn come_and_go() -> Result<()> {
     let world = World::with(UPLINK)?;
     let (a, b) = (world.guest("t0")?, world.guest("t1")?);
@@ -33,8 +36,7 @@ fn come_and_go() -> Result<()> {
     let outside = |port: u16| at(OUTSIDE, port);
     nobody_at(far, &outside(8080))?;
 
-    // LISTEN, TARGET, and for each outside port who answers there.
-    let cases: [(&str, String, &[(u16, &str)]); 4] = [
+    let cases: [Case<'_>; 4] = [
         ("8080", format!("{}:80", a.address), &[(8080, "a 80")]),
         ("5000-5002", a.address.clone(), &[(5000, "a 5000"), (5001, "a 5001"), (5002, "a 5002")]),
         ("7000-7001", format!("{}:6000-6001", b.address), &[(7000, "b 6000"), (7001, "b 6001")]),
