@@ -215,6 +215,12 @@ pub(super) fn is_flooded(spec: &NetworkSpec, role: Role) -> bool {
     }
 }
 
+/// The longest packet that a port of this role is sent, where its network's or its own MTU is `mtu`. To the gateway goes
+/// whatever any port took: it is the one who tells the sender of a packet that it is too long for another.
+pub(super) fn longest(role: Role, mtu: u16) -> u16 {
+    if role == Role::Gateway { u16::MAX } else { mtu }
+}
+
 /// What the DHCP server of a network tells, if the network has one.
 pub(super) fn dhcp4_config(spec: &NetworkSpec) -> Option<Dhcp4Config> {
     let (first, last) = spec.dhcp_range()?;
@@ -353,6 +359,14 @@ pub(super) fn upstream(spec: &NetworkSpec) -> Upstream {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_gateway_gets_what_is_too_long_for_others() {
+        assert_eq!(longest(Role::Gateway, 1500), u16::MAX);
+        for role in [Role::Guest, Role::Uplink, Role::HostInterface] {
+            assert_eq!(longest(role, 1500), 1500);
+        }
+    }
 
     #[test]
     fn stations_have_addresses_of_their_own_that_stay() {

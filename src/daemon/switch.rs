@@ -206,7 +206,7 @@ impl Everything {
             pvid: spec.and_then(|s| s.vlan),
             isolated: spec.is_some_and(|s| s.isolated),
             flooded: compose::is_flooded(&network.spec, port.purpose.role()),
-            mtu: self.mtu(&port.network, spec.and_then(|s| s.mtu)).0,
+            mtu: compose::longest(port.purpose.role(), self.mtu(&port.network, spec.and_then(|s| s.mtu)).0),
             guard,
             rate: port.rate.clone(),
         })

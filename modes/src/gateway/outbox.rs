@@ -68,7 +68,7 @@ pub enum Handled {
 /// from their heads: unknown neighbours, expired hop limits, packets too big, fragments. It is asked before the
 /// gateway's own services.
 pub trait SlowPath: Send {
-    /// Takes a whole frame, at most the network's MTU long, checksums complete, that `from` received.
+    /// Takes a whole frame, at most the longest MTU of a port long, checksums complete, that `from` received.
     fn receive(&mut self, now: Instant, from: PortId, frame: &[u8], out: &mut Outbox) -> Handled;
 
     /// Does what is due.
