@@ -201,7 +201,9 @@ impl Gateway {
         {
             dhcp.arp_seen(clock.now, from, ip, mac, &mut self.out);
             if ethernet_source(frame) == Some(mac) {
+                // Known before the slow path is asked, which answers those whom it knows.
                 dhcp.heard(from, ip, mac);
+                self.tell_leases(clock.now);
             }
         }
         if let Some(slow) = &mut self.slow
