@@ -17,6 +17,7 @@ mod lifecycle;
 mod machine;
 mod nat;
 mod refusals;
+mod relocate;
 mod restart;
 mod routed;
 mod testpmd;
@@ -47,5 +48,6 @@ fn main() -> ExitCode {
     nat::register(&mut suite);
     routed::register(&mut suite);
     refusals::register(&mut suite);
+    relocate::register(&mut suite);
     suite.run()
 }
