@@ -14,6 +14,7 @@ pub mod leases;
 pub mod outbox;
 mod packet6;
 pub mod ra;
+mod search;
 mod senders;
 mod stack;
 pub mod station;

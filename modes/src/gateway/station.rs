@@ -18,6 +18,7 @@ use super::dhcp6::Dhcp6Server;
 use super::dns::{self, Action, Client, Dns, QueryId, Transport, Unanswered};
 use super::outbox::{Handled, Outbox, Outgoing, SlowPath};
 use super::ra::Advertiser;
+use super::search::Search;
 use super::stack::{Stack, link_local};
 
 const DNS_PORT: u16 = 53;
@@ -108,6 +109,7 @@ pub struct Gateway {
     bound6: (u64, BTreeMap<Ipv6Addr, (PortId, MacAddr)>),
     /// The guests' ports.
     guests: BTreeSet<PortId>,
+    search: Search,
     out: Outbox,
 }
 
@@ -140,6 +142,7 @@ impl Gateway {
             questions: VecDeque::new(),
             bound6: Default::default(),
             guests: BTreeSet::new(),
+            search: Search::default(),
             out: Outbox::default(),
         };
         gateway.name_all_leases(clock.now);
@@ -187,6 +190,9 @@ impl Gateway {
     /// A guest's port joined the network.
     pub fn guest_added(&mut self, port: PortId) {
         self.guests.insert(port);
+        if self.settings.links == Links::EachPort {
+            self.search.begin();
+        }
     }
 
     /// The next question to the outside, to be asked after each call until there is none.
@@ -335,6 +341,11 @@ impl Gateway {
         }
         if let Some(dhcp) = &mut self.services.dhcp4 {
             dhcp.poll(clock.now, &mut self.out);
+            if let (Some(address), Some(_)) = (self.settings.address4, self.search.at()) {
+                let lost = dhcp.leases(clock.now).into_iter().filter(|l| l.port.is_none());
+                let (own, ports) = ((self.settings.mac, address), self.guests.iter().copied());
+                self.search.poll(clock.now, own, lost.map(|l| (l.ip, l.mac)), ports, &mut self.out);
+            }
         }
         self.tell_leases(clock.now);
         self.tell_bindings(clock.now);
@@ -390,6 +401,7 @@ impl Gateway {
             services.dhcp4.as_ref().and_then(dhcp4::Server::poll_at),
             services.dns.as_ref().and_then(Dns::poll_at),
             self.stack.poll_at(now),
+            self.services.dhcp4.as_ref().and_then(|_| self.search.at()),
         ]
         .into_iter()
         .flatten()

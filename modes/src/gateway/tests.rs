@@ -420,3 +420,52 @@ fn a_group_on_links_of_their_own_is_told_on_each() {
         }
     }
 }
+
+#[test]
+fn guests_whose_leases_are_older_than_the_gateway_are_asked_for_on_each_link() {
+    use crate::gateway::leases::{Change, ClientKey, LeaseStore, MemoryStore, Record};
+    let mut ports = Registry::<PortId>::new(4);
+    let guests = [ports.mint().unwrap(), ports.mint().unwrap()];
+    let (server, lost) = (std::net::Ipv4Addr::new(10, 0, 0, 1), std::net::Ipv4Addr::new(10, 0, 0, 20));
+    let mut store = MemoryStore::default();
+    let record = Record {
+        ip: lost,
+        mac: GUEST,
+        client: ClientKey::ethernet(GUEST),
+        hostname: None,
+        expires_unix: 5000,
+        lease_secs: 3600,
+    };
+    store.write(Change::Set(&record)).unwrap();
+    let range = std::net::Ipv4Addr::new(10, 0, 0, 10)..=std::net::Ipv4Addr::new(10, 0, 0, 99);
+    let config = dhcp4::Config::new(server, ROUTER, "10.0.0.0/24".parse().unwrap(), range);
+    let dhcp4 = dhcp4::Server::new(config, Box::new(store), Instant::ORIGIN, 4000).unwrap();
+    let settings = Settings {
+        mac: ROUTER,
+        address4: Some(server),
+        address6: None,
+        mtu: 1500,
+        answers: true,
+        links: Links::EachPort,
+        seed: 7,
+    };
+    let services = Services { dhcp4: Some(dhcp4), ..Services::default() };
+    let mut gateway = Gateway::new(Clock::default(), settings, services, None);
+    guests.iter().for_each(|&port| gateway.guest_added(port));
+    let asked = |gateway: &mut Gateway, ms: u64| -> Vec<Option<PortId>> {
+        gateway.poll(Clock { now: Instant::from_nanos(ms * 1_000_000), unix_s: 4000 });
+        std::iter::from_fn(|| gateway.next_frame())
+            .filter(|o| o.frame.get(12..14) == Some(&[8, 6]) && o.frame.get(20..22) == Some(&[0, 1]))
+            .map(|o| o.to)
+            .collect()
+    };
+    assert_eq!(asked(&mut gateway, 1), guests.map(Some));
+    assert!(asked(&mut gateway, 100).is_empty(), "not before the next round");
+    assert_eq!(asked(&mut gateway, 300), guests.map(Some));
+    // It answers, behind the second port.
+    let answer = switch_core::ip::arp::Arp::request(GUEST, lost, server).to_frame(ROUTER);
+    gateway.receive(Clock { now: Instant::from_nanos(400_000_000), unix_s: 4000 }, guests[1], &answer);
+    while gateway.next_frame().is_some() {}
+    assert!(asked(&mut gateway, 900).is_empty());
+    assert!(asked(&mut gateway, 2000).is_empty());
+}
