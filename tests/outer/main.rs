@@ -10,6 +10,7 @@ mod dhcp_many;
 mod dns;
 mod dns_outside;
 mod guests;
+mod internal;
 mod ipv6;
 mod kernel;
 mod lan;
@@ -49,5 +50,6 @@ fn main() -> ExitCode {
     routed::register(&mut suite);
     refusals::register(&mut suite);
     relocate::register(&mut suite);
+    internal::register(&mut suite);
     suite.run()
 }
