@@ -49,7 +49,7 @@ fn main() -> ExitCode {
     nat::register(&mut suite);
     routed::register(&mut suite);
     refusals::register(&mut suite);
-    relocate::register(&mut suite);
     internal::register(&mut suite);
+    relocate::register(&mut suite);
     suite.run()
 }
