@@ -18,5 +18,6 @@ pub mod internal;
 pub mod nat;
 pub mod routed;
 pub mod router;
+mod wire;
 
 pub use bridge::Bridge;

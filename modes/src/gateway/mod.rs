@@ -19,8 +19,8 @@ mod senders;
 mod stack;
 pub mod station;
 
+pub use crate::router::link_local;
 pub use outbox::{Handled, Outbox, Outgoing, SlowPath};
-pub use stack::link_local;
 pub use station::{Clock, Gateway, LeaseWatch, Links, Question, Services, Settings};
 
 #[cfg(test)]

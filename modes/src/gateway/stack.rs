@@ -13,9 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp;
-use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
     HardwareAddress, Icmpv6Packet, Icmpv6Repr, IpCidr, Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr,
@@ -26,6 +24,7 @@ use switch_core::{Instant, MacAddr, PortId};
 
 use super::outbox::{Outbox, Outgoing};
 use super::senders::Senders;
+use crate::wire::{Wire, clock, instant};
 
 /// TCP connections at once.
 const SLOTS: usize = 32;
@@ -54,54 +53,6 @@ pub(super) struct TcpQuestion {
     pub(super) client: SocketAddr,
     /// The message, without its length.
     pub(super) message: Vec<u8>,
-}
-
-/// What the stack listens to and speaks through: two queues.
-#[derive(Debug, Default)]
-struct Wire {
-    rx: VecDeque<Vec<u8>>,
-    tx: VecDeque<Vec<u8>>,
-    mtu: usize,
-}
-
-impl phy::Device for Wire {
-    type RxToken<'a> = Frame;
-    type TxToken<'a> = Room<'a>;
-
-    fn receive(&mut self, _: SmolInstant) -> Option<(Frame, Room<'_>)> {
-        let frame = self.rx.pop_front()?;
-        Some((Frame(frame), Room(&mut self.tx)))
-    }
-
-    fn transmit(&mut self, _: SmolInstant) -> Option<Room<'_>> {
-        (self.tx.len() < BURST).then_some(Room(&mut self.tx))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.mtu + 14;
-        capabilities
-    }
-}
-
-struct Frame(Vec<u8>);
-
-impl phy::RxToken for Frame {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-struct Room<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl phy::TxToken for Room<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let done = f(&mut frame);
-        self.0.push_back(frame);
-        done
-    }
 }
 
 /// One TCP socket and the connection on it.
@@ -149,16 +100,6 @@ impl std::fmt::Debug for Stack {
     }
 }
 
-/// The link-local address that an interface of this MAC gives itself (RFC 4291, appendix A).
-pub fn link_local(mac: MacAddr) -> Ipv6Addr {
-    let m = mac.0;
-    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]])
-}
-
-fn clock(now: Instant) -> SmolInstant {
-    SmolInstant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX))
-}
-
 /// The IP address that a frame is for.
 fn receiver(frame: &[u8]) -> Option<IpAddr> {
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
@@ -196,7 +137,7 @@ impl Stack {
         dns: bool,
         seed: u64,
     ) -> Self {
-        let mut wire = Wire { mtu: usize::from(mtu), ..Wire::default() };
+        let mut wire = Wire::new(usize::from(mtu), BURST);
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
         config.random_seed = seed;
         let mut interface = Interface::new(config, &mut wire, clock(now));
@@ -371,7 +312,7 @@ impl Stack {
             return Some(now);
         }
         let at = self.interface.poll_at(clock(now), &self.sockets)?;
-        let stack = Instant::from_nanos(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000));
+        let stack = instant(at);
         let idle = self.slots.iter().filter(|s| s.peer.is_some()).map(|s| s.heard + IDLE).min();
         Some(idle.map_or(stack, |idle| idle.min(stack)).max(now))
     }

@@ -19,7 +19,8 @@ use super::dns::{self, Action, Client, Dns, QueryId, Transport, Unanswered};
 use super::outbox::{Handled, Outbox, Outgoing, SlowPath};
 use super::ra::Advertiser;
 use super::search::Search;
-use super::stack::{Stack, link_local};
+use super::stack::Stack;
+use crate::router::link_local;
 
 const DNS_PORT: u16 = 53;
 /// Clients of one port whose MAC address is remembered until their answer goes.

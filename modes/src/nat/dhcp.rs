@@ -1,18 +1,16 @@
 //! A DHCP client on the uplink (RFC 2131), by smoltcp: it has an IP stack of its own there, which hears nothing but
 //! the server's answers and answers to its own ARP questions.
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::dhcpv4;
-use smoltcp::time::Instant as SmolInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr};
 use switch_core::ids::MacAddr;
 use switch_core::time::Instant;
 
 use super::UplinkAddress;
+use crate::wire::{Wire, clock, instant};
 
 /// Frames that wait for the client, or of it, at most.
 const QUEUE_MAX: usize = 32;
@@ -41,18 +39,12 @@ impl std::fmt::Debug for Client {
     }
 }
 
-#[derive(Default)]
-struct Wire {
-    rx: VecDeque<Vec<u8>>,
-    tx: VecDeque<Vec<u8>>,
-}
-
 impl Client {
     /// A client that begins to ask. `seed` makes its transactions hard to guess.
     pub(super) fn new(now: Instant, mac: MacAddr, seed: u64) -> Self {
         let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
         config.random_seed = seed;
-        let mut wire = Wire::default();
+        let mut wire = Wire::new(MTU, QUEUE_MAX);
         let interface = Interface::new(config, &mut wire, clock(now));
         let mut sockets = SocketSet::new(Vec::new());
         let socket = sockets.add(dhcpv4::Socket::new());
@@ -104,50 +96,6 @@ impl Client {
     /// When [`Client::poll`] next has something to do.
     pub(super) fn poll_at(&mut self, now: Instant) -> Option<Instant> {
         let at = self.interface.poll_at(clock(now), &self.sockets)?;
-        Some(Instant::from_nanos(u64::try_from(at.total_micros()).unwrap_or(0).saturating_mul(1000)))
-    }
-}
-
-fn clock(now: Instant) -> SmolInstant {
-    SmolInstant::from_micros(i64::try_from(now.as_nanos() / 1000).unwrap_or(i64::MAX))
-}
-
-impl phy::Device for Wire {
-    type RxToken<'a> = Frame;
-    type TxToken<'a> = Room<'a>;
-
-    fn receive(&mut self, _: SmolInstant) -> Option<(Frame, Room<'_>)> {
-        let frame = self.rx.pop_front()?;
-        Some((Frame(frame), Room(&mut self.tx)))
-    }
-
-    fn transmit(&mut self, _: SmolInstant) -> Option<Room<'_>> {
-        (self.tx.len() < QUEUE_MAX).then_some(Room(&mut self.tx))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = MTU + 14;
-        capabilities
-    }
-}
-
-struct Frame(Vec<u8>);
-
-impl phy::RxToken for Frame {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-struct Room<'a>(&'a mut VecDeque<Vec<u8>>);
-
-impl phy::TxToken for Room<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let done = f(&mut frame);
-        self.0.push_back(frame);
-        done
+        Some(instant(at))
     }
 }
