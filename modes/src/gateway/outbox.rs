@@ -74,6 +74,9 @@ pub trait SlowPath: Send {
     /// Does what is due.
     fn poll(&mut self, now: Instant, out: &mut Outbox);
 
+    /// A port left the network: forgets what it asked, and what is asked for it.
+    fn port_removed(&mut self, port: PortId);
+
     /// When [`SlowPath::poll`] next has something to do.
     fn poll_at(&self) -> Option<Instant>;
 }

@@ -411,6 +411,9 @@ impl Gateway {
 
     /// A port left the network: forgets what points to it.
     pub fn port_removed(&mut self, port: PortId) {
+        if let Some(slow) = &mut self.slow {
+            slow.port_removed(port);
+        }
         self.stack.port_removed(port);
         self.clients.remove(&port);
         self.guests.remove(&port);

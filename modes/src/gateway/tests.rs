@@ -469,3 +469,36 @@ fn guests_whose_leases_are_older_than_the_gateway_are_asked_for_on_each_link() {
     assert!(asked(&mut gateway, 900).is_empty());
     assert!(asked(&mut gateway, 2000).is_empty());
 }
+
+#[test]
+fn the_slow_path_hears_of_a_port_that_is_gone() {
+    use std::sync::{Arc, Mutex};
+    struct Told(Arc<Mutex<Vec<PortId>>>);
+    impl SlowPath for Told {
+        fn receive(&mut self, _: Instant, _: PortId, _: &[u8], _: &mut Outbox) -> Handled {
+            Handled::No
+        }
+        fn poll(&mut self, _: Instant, _: &mut Outbox) {}
+        fn poll_at(&self) -> Option<Instant> {
+            None
+        }
+        fn port_removed(&mut self, port: PortId) {
+            self.0.lock().unwrap().push(port);
+        }
+    }
+    let port = Registry::<PortId>::new(1).mint().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let settings = Settings {
+        mac: ROUTER,
+        address4: None,
+        address6: None,
+        mtu: 1500,
+        answers: true,
+        links: Links::EachPort,
+        seed: 7,
+    };
+    let slow = Box::new(Told(Arc::clone(&told)));
+    let mut gateway = Gateway::new(Clock::default(), settings, Services::default(), Some(slow));
+    gateway.port_removed(port);
+    assert_eq!(*told.lock().unwrap(), [port]);
+}

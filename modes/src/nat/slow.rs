@@ -543,6 +543,10 @@ impl SlowPath for Slow {
         self.fragments.expire(now);
     }
 
+    fn port_removed(&mut self, port: PortId) {
+        self.resolver.port_removed(port);
+    }
+
     fn poll_at(&self) -> Option<Instant> {
         let syns = self.syns.front().map(|(due, ..)| *due);
         let news = self.has_news().then_some(Instant::ORIGIN);

@@ -256,6 +256,10 @@ impl SlowPath for RoutedSlowPath {
         }
     }
 
+    fn port_removed(&mut self, port: PortId) {
+        self.resolver.port_removed(port);
+    }
+
     fn poll_at(&self) -> Option<Instant> {
         let announcements = !self.routed.announcements().is_empty();
         self.resolver.poll_at().into_iter().chain(announcements.then_some(self.now)).min()
