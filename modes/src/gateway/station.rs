@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use smoltcp::wire::{ArpPacket, ArpRepr, EthernetFrame, EthernetProtocol};
+use switch_core::ip::arp::Arp;
 use switch_core::{Instant, MacAddr, PortId};
 
 use super::datagram::{self, Datagram};
@@ -148,11 +148,6 @@ impl Gateway {
         };
         gateway.name_all_leases(clock.now);
         gateway
-    }
-
-    /// What it is.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
     }
 
     /// What keeps it from serving as it should, in one line, if anything does.
@@ -461,15 +456,5 @@ fn ethernet_source(frame: &[u8]) -> Option<MacAddr> {
 
 /// Who says in an ARP packet that an address is its own.
 fn arp_sender(frame: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
-    let ethernet = EthernetFrame::new_checked(frame).ok()?;
-    if ethernet.ethertype() != EthernetProtocol::Arp {
-        return None;
-    }
-    let packet = ArpPacket::new_checked(ethernet.payload()).ok()?;
-    match ArpRepr::parse(&packet).ok()? {
-        ArpRepr::EthernetIpv4 { source_hardware_addr, source_protocol_addr, .. } => {
-            Some((source_protocol_addr, MacAddr(source_hardware_addr.0)))
-        }
-        _ => None,
-    }
+    Arp::of_frame(frame).map(|arp| (arp.sender, arp.sender_mac))
 }

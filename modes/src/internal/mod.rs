@@ -1,8 +1,7 @@
 //! An internal network: guests among themselves, and nobody else. libvirt calls it isolated.
 //!
-//! It is a learning bridge without a way out, which holds by what it lacks: no port of it is the host's or an
-//! uplink's ([`Role::HostInterface`] and [`Role::Uplink`] are refused by [`Internal::admits`] before a network is
-//! made), nothing in it routes, and the gateway, if there is one, answers for its own addresses only. What a guest
+//! It is a learning bridge without a way out, which holds by what it lacks: it is made without a port of the host or
+//! an uplink, nothing in it routes, and the gateway, if there is one, answers for its own addresses only. What a guest
 //! sends elsewhere ends at the gateway's port or at the guests.
 //!
 //! The gateway's address is a configured entry of the table: no guest can take it over.
@@ -29,11 +28,6 @@ impl Internal {
     /// [`switch_core::fdb::Table`].
     pub fn new(gateway: MacAddr, ageing: Duration, limit: usize) -> Self {
         Self { bridge: Arc::new(Bridge::new(ageing, limit)), gateway }
-    }
-
-    /// Whether a port of that role may be on an internal network.
-    pub const fn admits(role: Role) -> bool {
-        matches!(role, Role::Guest | Role::Gateway)
     }
 }
 
@@ -101,11 +95,5 @@ mod tests {
         assert_eq!(decide(&mut *forwarder, two, a, b), Verdict::Unicast(one));
         mode.port_removed(gateway);
         assert_eq!(decide(&mut *forwarder, one, GATEWAY, a), Verdict::Flood);
-    }
-
-    #[test]
-    fn only_guests_and_the_gateway_are_admitted() {
-        let admitted = [Role::Guest, Role::Gateway, Role::HostInterface, Role::Uplink].map(Internal::admits);
-        assert_eq!(admitted, [true, true, false, false]);
     }
 }
