@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 
-use generators::{Generator, Rings};
+use generators::{Frames, Generator, Rate, Rings};
 use peers::{TapPeer, VhostPeer, WEFT};
 use results::Results;
 use scenario::Plan;
@@ -45,13 +45,15 @@ struct Options {
     /// v2v: generators [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     generators: Vec<String>,
-    /// v2v: ring layouts [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
-    rings: Vec<String>,
-    /// v2v: lengths of frames, bytes without check sequence
-    #[arg(long, value_delimiter = ',', value_name = "BYTES,…", default_value = "64,1500",
-          value_parser = clap::value_parser!(u16).range(60..=1514))]
-    sizes: Vec<u16>,
+    /// v2v: ring layouts
+    #[arg(long, value_delimiter = ',', value_name = "NAME,…", default_value = "split,split-inorder")]
+    rings: Vec<Rings>,
+    /// v2v: lengths of frames, bytes without check sequence; `mix`; `segments` of 64 KB
+    #[arg(long, value_delimiter = ',', value_name = "BYTES,…", default_value = "64,1500")]
+    sizes: Vec<Frames>,
+    /// v2v: `full`; frames per second; `lossless`, the highest without loss; `half` of that
+    #[arg(long, value_delimiter = ',', value_name = "RATE,…", default_value = "full")]
+    rates: Vec<Rate>,
     /// The CPU of the switch's forwarding thread
     #[arg(long, default_value_t = 1, value_name = "CPU", value_parser = parse_cpu)]
     switch_cpu: usize,
@@ -70,7 +72,8 @@ const LIST: &str = "\
 Benchmarks:
   v2v   two vhost-user ports, frames per second on one core
         peers: ovs (Open vSwitch with DPDK), testpmd-io (forwards without deciding), reflector (the generator's ceiling)
-        generators: testpmd, traffic; rings: split, split-inorder
+        generators: testpmd, traffic
+        rings: split or packed, then what is on of -mergeable -inorder -indirect -event, or -plain; alone: mergeable
   tap   TCP between two network namespaces
         peers: loop (between two taps), bridge (the kernel's), ovs, ovs-tso (with its segmentation offload)
 All need root: for huge pages and network namespaces.";
@@ -130,7 +133,6 @@ fn compare(options: &Options, args: &[String]) -> Result<bool> {
     let with = |name: &str| options.names.iter().any(|wanted| wanted == name);
     check_names("benchmark", &options.names, ["v2v", "tap"])?;
     check_names("generator", &options.generators, Generator::ALL.map(Generator::name))?;
-    check_names("ring layout", &options.rings, Rings::ALL.map(Rings::name))?;
     let vhost_names = VhostPeer::ALL.map(VhostPeer::name).into_iter().filter(|_| with("v2v"));
     let tap_names = TapPeer::ALL.map(TapPeer::name).into_iter().filter(|_| with("tap"));
     check_names("peer", &options.peers, vhost_names.chain(tap_names))?;
@@ -142,8 +144,9 @@ fn compare(options: &Options, args: &[String]) -> Result<bool> {
     let v2v = v2v::Options {
         peers: choose(&VhostPeer::ALL, VhostPeer::name, &wanted),
         generators: choose(&Generator::ALL, Generator::name, &options.generators),
-        rings: choose(&Rings::ALL, Rings::name, &options.rings),
+        rings: options.rings.clone(),
         sizes: options.sizes.clone(),
+        rates: options.rates.clone(),
     };
     let taps = choose(&TapPeer::ALL, TapPeer::name, &wanted);
 

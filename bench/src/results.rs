@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn measured(rate: f64) -> Measured {
-        Measured { rate, loss: Some(0.25), disturbed: None, command: String::new() }
+        Measured { rate, loss: Some(0.25), ..Measured::default() }
     }
 
     #[test]

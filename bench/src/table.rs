@@ -158,7 +158,7 @@ mod tests {
 
     fn scenario() -> Scenario {
         let mut cell = Cell::new("64 B".into(), "frames/s", &[WEFT, "peer"]);
-        let run = |rate, disturbed| Measured { rate, loss: None, disturbed, command: String::new() };
+        let run = |rate, disturbed| Measured { rate, disturbed, ..Measured::default() };
         for round in [1.0, 2.0, 3.0] {
             cell.note(WEFT, Some(&run(6e6 * round, Some(0.01))));
             cell.note("peer", Some(&run(4e6 * round, Some(0.25 * round))));

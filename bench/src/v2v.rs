@@ -1,8 +1,10 @@
 //! `v2v`: two vhost-user ports, one forwarding thread, small and full frames, against Open vSwitch with DPDK.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 
-use crate::generators::{Generator, Load, RING_SIZE, Rings};
+use crate::generators::{Frames, Generator, Load, RING_SIZE, Rate, Rings};
 use crate::guard::Hugepages;
 use crate::machine::{self, Program};
 use crate::peers::VhostPeer;
@@ -22,7 +24,9 @@ pub(crate) struct Options {
     /// Ring layouts.
     pub(crate) rings: Vec<Rings>,
     /// Lengths of frames.
-    pub(crate) sizes: Vec<u16>,
+    pub(crate) sizes: Vec<Frames>,
+    /// How many of them are offered.
+    pub(crate) rates: Vec<Rate>,
 }
 
 /// What has to be installed.
@@ -59,21 +63,32 @@ pub(crate) fn run(plan: &Plan, options: &Options) -> Result<Scenario> {
     };
     let names: Vec<&str> = options.peers.iter().map(|peer| peer.name()).collect();
     for &generator in &options.generators {
-        for &size in &options.sizes {
-            for &rings in &options.rings {
-                let name = format!("{size} B, {}, {}", rings.name(), generator.name());
-                let cell = Cell::new(name, "frames/s", &names);
-                rounds(&mut scenario, cell, generator.name(), |peer, dir| {
-                    let Some(peer) = options.peers.iter().find(|known| known.name() == peer) else {
-                        bail!("no such peer");
-                    };
-                    let switch = peer.start(dir, plan.switch_cpu)?;
-                    let load = Load { dir, cpu: plan.generator_cpu, rings, size, seconds: plan.seconds };
-                    let measured = generator.measure(&switch, &load)?;
-                    Ok(Run { switch: switch.commands.clone(), measured })
-                })?;
-            }
+        for load in loads(plan, options).iter().filter(|load| generator.makes(load)) {
+            let rate =
+                if load.rate == Rate::Full { String::new() } else { format!(", {}", load.rate.title()) };
+            let name = format!("{}, {}{rate}, {}", load.frames.title(), load.rings, generator.name());
+            let cell = Cell::new(name, "frames/s", &names);
+            rounds(&mut scenario, cell, generator.name(), |peer, dir| {
+                let Some(peer) = options.peers.iter().find(|known| known.name() == peer) else {
+                    bail!("no such peer");
+                };
+                let switch = peer.start(dir, plan.switch_cpu)?;
+                let measured = generator.measure(&switch, &Load { dir, ..*load })?;
+                Ok(Run { switch: switch.commands.clone(), measured })
+            })?;
         }
     }
     Ok(scenario)
+}
+
+/// Every load that was asked for, without a directory.
+fn loads(plan: &Plan, options: &Options) -> Vec<Load<'static>> {
+    let base = Load::new(Path::new(""), plan.generator_cpu, plan.seconds);
+    let mut loads = Vec::new();
+    for &frames in &options.sizes {
+        for &rings in &options.rings {
+            loads.extend(options.rates.iter().map(|&rate| Load { frames, rings, rate, ..base }));
+        }
+    }
+    loads
 }

@@ -40,7 +40,7 @@ pub(crate) fn measure(switch: &TapSwitch, dir: &Path, seconds: u64) -> Result<Me
         }
         pause(Duration::from_millis(500))?;
     };
-    Ok(Measured { rate, loss: None, disturbed: None, command: client.to_string() })
+    Ok(Measured { rate, command: client.to_string(), ..Measured::default() })
 }
 
 /// The receiver's rate in the client's report, which also a failed client prints.

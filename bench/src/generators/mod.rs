@@ -1,38 +1,17 @@
 //! What drives the switches, and counts at the receiver.
 
 pub(crate) mod iperf;
+pub(crate) mod load;
 mod testpmd;
 pub(crate) mod traffic;
-
-use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use load::{Frames, Load, Pattern, Rate, Rings, Stations};
+
 use crate::machine::{self, Program};
 use crate::peers::VhostSwitch;
-
-/// The layout of the rings that a generator sets up. Every switch gets the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rings {
-    /// Split rings with mergeable receive buffers.
-    Split,
-    /// Split rings with `VIRTIO_F_IN_ORDER`, without mergeable buffers.
-    SplitInOrder,
-}
-
-impl Rings {
-    /// All.
-    pub(crate) const ALL: [Rings; 2] = [Rings::Split, Rings::SplitInOrder];
-
-    /// The name on the command line and in tables.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Rings::Split => "split",
-            Rings::SplitInOrder => "split-inorder",
-        }
-    }
-}
 
 /// Descriptors of each ring.
 pub(crate) const RING_SIZE: u16 = 1024;
@@ -66,6 +45,14 @@ impl Generator {
         }
     }
 
+    /// Whether it makes such a load.
+    pub(crate) fn makes(self, load: &Load<'_>) -> bool {
+        match self {
+            Generator::Testpmd => testpmd::makes(load),
+            Generator::Traffic => true,
+        }
+    }
+
     /// Drives `switch` for some seconds after a warm-up.
     ///
     /// # Errors
@@ -80,32 +67,32 @@ impl Generator {
     }
 }
 
-/// What to measure.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Load<'a> {
-    /// For logs.
-    pub(crate) dir: &'a Path,
-    /// The generator's processor.
-    pub(crate) cpu: usize,
-    /// The rings.
-    pub(crate) rings: Rings,
-    /// Length of the frames, bytes without check sequence.
-    pub(crate) size: u16,
-    /// How long is measured.
-    pub(crate) seconds: u64,
-}
-
 /// What one run measured.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Measured {
-    /// At the receivers: frames per second of both ports together, or bits per second.
+    /// At the receivers: frames per second of all ports together, or bits per second.
     pub(crate) rate: f64,
-    /// The part of the sent frames that did not arrive, where the generator sends more than the switch takes.
+    /// Bits per second of those frames, without check sequence, gaps and preambles; where `rate` is in frames.
+    pub(crate) bits: Option<f64>,
+    /// The part of the sent frames that did not arrive, where the generator counts them.
     pub(crate) loss: Option<f64>,
+    /// From the sender's write to the receiver's read, where the generator is both.
+    pub(crate) latency: Option<Latency>,
     /// What others took of the processors. Where switch and generator are threads that poll, each on a processor of its
     /// own: the part of the time in which another thread had it, the larger of the two; else the part of all processors
     /// that was in use just before.
     pub(crate) disturbed: Option<f64>,
     /// The generator's command line.
     pub(crate) command: String,
+}
+
+/// One-way latencies of one run, microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Latency {
+    /// The median.
+    pub(crate) p50_us: f64,
+    /// What 99 of 100 do not exceed.
+    pub(crate) p99_us: f64,
+    /// The longest.
+    pub(crate) max_us: f64,
 }

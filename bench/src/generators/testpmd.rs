@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use super::{Load, Measured, RING_SIZE, Rings};
+use super::{Frames, Load, Measured, Pattern, RING_SIZE, Rate, Stations};
 use crate::guard::interrupt::pause;
 use crate::guard::{Job, Line};
 use crate::peers::VhostSwitch;
@@ -19,17 +19,24 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_secs(2);
 
 pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured> {
-    let options = match load.rings {
-        Rings::Split => "",
-        Rings::SplitInOrder => ",in_order=1,mrg_rxbuf=0",
+    let (Frames::Fixed(length), [_, _]) = (load.frames, switch.sockets.as_slice()) else {
+        bail!("testpmd has two ports and sends frames of one length");
     };
+    let bit = u8::from;
+    let rings = load.rings;
+    let options = format!(
+        "packed_vq={},mrg_rxbuf={},in_order={}",
+        bit(rings.packed),
+        bit(rings.mergeable),
+        bit(rings.in_order)
+    );
     let cpu = load.cpu;
     let mut line = Line::new("dpdk-testpmd").unbuffered().arg(format!("--lcores=0@{cpu},1@{cpu}"));
     line = line.words("--no-pci --in-memory --single-file-segments --socket-mem 512");
     for (number, (socket, mac)) in switch.sockets.iter().zip(MACS).enumerate() {
         let path = socket.display();
         line = line.arg(format!(
-            "--vdev=net_virtio_user{number},path={path},mac={mac},queues=1,queue_size={RING_SIZE}{options}"
+            "--vdev=net_virtio_user{number},path={path},mac={mac},queues=1,queue_size={RING_SIZE},{options}"
         ));
     }
     line = line.words("-- -i --nb-cores=1 --forward-mode=mac --total-num-mbufs=32768");
@@ -38,7 +45,7 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
 
     let mut job = Job::start(&line, &load.dir.join("testpmd.log"))?;
     job.expect("prompt", START_LIMIT, |log| log.contains("testpmd>").then_some(()))?;
-    job.type_line(&format!("set txpkts {}", load.size))?;
+    job.type_line(&format!("set txpkts {}", length))?;
     job.type_line("start tx_first 32")?;
     pause(WARM_UP)?;
     // Each answer holds the rates since the answer before, by testpmd's own clock.
@@ -51,7 +58,18 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
     if rate == 0.0 {
         bail!("nothing came through: {}", job.log());
     }
-    Ok(Measured { rate, loss: None, disturbed: waited, command: line.to_string() })
+    Ok(Measured { rate, disturbed: waited, command: line.to_string(), ..Measured::default() })
+}
+
+/// Its virtio-user ports know no event index, and have indirect tables only where a frame is in several buffers.
+pub(super) fn makes(load: &Load<'_>) -> bool {
+    matches!(load.frames, Frames::Fixed(_))
+        && !load.rings.indirect
+        && !load.rings.event_index
+        && load.rate == Rate::Full
+        && load.stations == Stations::ONE
+        && load.pattern == Pattern::Pairs
+        && load.resting == 0
 }
 
 /// Frames received per second, both ports together, since the last call.

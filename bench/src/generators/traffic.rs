@@ -1,5 +1,5 @@
-//! The generator of `frontend` as a process of its own, pinned: one thread drives both devices, each sends as fast as its
-//! ring takes frames, and sequence numbers are counted where they arrive. What the switch drops is loss.
+//! The generator of `frontend` as a process of its own, pinned: one thread drives all devices, and sequence numbers are
+//! counted where they arrive. What the switch drops is loss.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use frontend::memory::Layout;
 use frontend::traffic::{Sizes, TrafficConfig};
 use frontend::{Config, NetDevice, features as f};
 
-use super::{Load, Measured, RING_SIZE, Rings};
+use super::{Frames, Latency, Load, Measured, Pattern, RING_SIZE, Rate, Rings, Stations};
 use crate::guard::{Job, Line, own_wait};
 use crate::peers::VhostSwitch;
 
@@ -26,26 +26,38 @@ const SLACK: Duration = Duration::from_secs(20);
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
     /// The switch's sockets.
-    #[arg(num_args = 2)]
+    #[arg(required = true)]
     sockets: Vec<PathBuf>,
-    /// Length of the frames.
+    /// The rings' layout.
+    #[arg(long, default_value_t = Rings::SPLIT)]
+    rings: Rings,
+    /// The frames' lengths.
     #[arg(long)]
-    size: u16,
+    frames: Frames,
+    /// How many frames are offered.
+    #[arg(long, default_value_t = Rate::Full)]
+    rate: Rate,
+    /// Addresses at each port.
+    #[arg(long, default_value_t = Stations::ONE)]
+    stations: Stations,
+    /// Which port sends to which.
+    #[arg(long, default_value_t = Pattern::Pairs)]
+    pattern: Pattern,
+    /// How many of the last sockets are only connected to.
+    #[arg(long, default_value_t = 0)]
+    resting: usize,
     /// How long is measured.
     #[arg(long)]
     seconds: u64,
-    /// Whether the rings are in order, without mergeable buffers.
-    #[arg(long)]
-    in_order: bool,
 }
 
 pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured> {
     let own = std::env::current_exe().context("this program's path")?;
     let mut line = Line::new(own.display().to_string()).arg(VERB).cpu(load.cpu);
-    line = line.words(&format!("--size {} --seconds {}", load.size, load.seconds));
-    if load.rings == Rings::SplitInOrder {
-        line = line.arg("--in-order");
-    }
+    line = line.words(&format!("--rings {} --frames {}", load.rings, load.frames));
+    line = line.words(&format!("--rate {} --stations {}", load.rate, load.stations));
+    line = line.words(&format!("--pattern {} --resting {}", load.pattern, load.resting));
+    line = line.words(&format!("--seconds {}", load.seconds));
     for socket in &switch.sockets {
         line = line.arg(socket.display().to_string());
     }
@@ -64,9 +76,9 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
 /// A device cannot be set up or breaks, or nothing arrives.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let [first, second] = options.sockets.as_slice() else { bail!("two sockets are needed") };
-    let rings = if options.in_order { f::IN_ORDER } else { f::MRG_RXBUF };
+    let rings = rings(options.rings);
     let config = Config {
-        features: f::VERSION_1 | f::EVENT_IDX | rings,
+        features: f::VERSION_1 | rings,
         required: f::VERSION_1 | rings,
         queue_size: RING_SIZE,
         rx_buffer_size: Some(2048),
@@ -76,7 +88,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let a = NetDevice::connect(first, config.clone().mac_number(1))?;
     let b = NetDevice::connect(second, config.mac_number(2))?;
-    let traffic = TrafficConfig { sizes: Sizes::Fixed(options.size.into()), ..TrafficConfig::default() };
+    let (sizes, rate) = match (options.frames, options.rate) {
+        (Frames::Fixed(length), rate) => (Sizes::Fixed(length.into()), rate),
+        (Frames::Mix, rate) => (Sizes::imix(), rate),
+        (Frames::Segments, _) => bail!("frames longer than the MTU are not made yet"),
+    };
+    let rate = match rate {
+        Rate::Full => None,
+        Rate::PerSecond(rate) => Some(rate / 2.0),
+        Rate::Lossless { .. } => bail!("rates are not searched for yet"),
+    };
+    if options.stations != Stations::ONE || options.pattern != Pattern::Pairs || options.resting != 0 {
+        bail!("there are two ports with one address each");
+    }
+    let traffic = TrafficConfig { sizes, rate, ..TrafficConfig::default() };
     let mut generator = frontend::traffic::Generator::new(a, b, traffic)?;
     generator.run(WARM_UP)?;
     let report = generator.run(Duration::from_secs(options.seconds))?;
@@ -84,12 +109,29 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ensure!(direction.received > 0, "no frame came through {way}");
         ensure!(direction.unrecognised == 0, "{} frames came damaged {way}", direction.unrecognised);
     }
+    let mut latency = report.forward.latency.clone();
+    latency.merge(&report.backward.latency);
+    let us = |percent| latency.percentile(percent).as_secs_f64() * 1e6;
     let measured = Measured {
         rate: report.frames_per_second(),
+        bits: Some(report.bits_per_second()),
         loss: Some(report.loss()),
+        latency: Some(Latency { p50_us: us(50.0), p99_us: us(99.0), max_us: us(100.0) }),
         disturbed: own_wait(),
         command: String::new(),
     };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
+}
+
+/// The features of a layout.
+fn rings(rings: Rings) -> u64 {
+    let switches = [
+        (rings.packed, f::RING_PACKED),
+        (rings.mergeable, f::MRG_RXBUF),
+        (rings.in_order, f::IN_ORDER),
+        (rings.indirect, f::INDIRECT_DESC),
+        (rings.event_index, f::EVENT_IDX),
+    ];
+    switches.into_iter().filter(|(on, _)| *on).fold(0, |all, (_, bit)| all | bit)
 }
