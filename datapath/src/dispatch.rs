@@ -4,11 +4,14 @@
 //! Split horizon, isolation and VLAN membership are applied here and only here. Each delivery is counted at
 //! both ends: see [`switch_core::drop`] for what must balance.
 
+use switch_core::head::ETHERNET_LEN;
 use switch_core::ids::Id;
+use switch_core::offload::OffloadSet;
 use switch_core::verdict::{BURST, Verdicts};
-use switch_core::{DropReason, Head, Verdict};
+use switch_core::{DropReason, Head, PortId, Verdict};
 
 use crate::burst::Burst;
+use crate::counters::Cell;
 use crate::egress::{Change, Scratch, change};
 use crate::port::{PortError, TxReport};
 use crate::topology::{PortEntry, Topology};
@@ -18,6 +21,13 @@ use crate::topology::{PortEntry, Topology};
 struct List {
     len: u8,
     members: [u8; BURST],
+}
+
+impl List {
+    #[inline]
+    fn members(&self) -> &[u8] {
+        &self.members[..usize::from(self.len)]
+    }
 }
 
 /// A worker's dispatcher: the lists, and room for frames that must be changed on their way.
@@ -30,7 +40,7 @@ pub(crate) struct Dispatcher {
     touched: Vec<u16>,
     scratch: Scratch,
     /// Ports that broke while transmitting, for the worker to report.
-    pub(crate) broken: Vec<(switch_core::PortId, PortError)>,
+    pub(crate) broken: Vec<(PortId, PortError)>,
 }
 
 impl Dispatcher {
@@ -54,10 +64,19 @@ impl Dispatcher {
         verdicts: &Verdicts,
     ) {
         let mut tally = Tally::default();
+        // Where the frame before went, if every frame of its ingress port may go there. Frames come in trains.
+        let mut train = None;
         for (i, (head, &verdict)) in burst.heads().iter().zip(verdicts.as_slice()).enumerate() {
             match verdict {
+                Verdict::Unicast(to) if train == Some(to) => {
+                    self.put(to.index(), i);
+                    tally.deliveries += 1;
+                }
                 Verdict::Unicast(to) => match self.unicast(topology, ingress, head, to, i) {
-                    Ok(()) => tally.deliveries += 1,
+                    Ok(port) => {
+                        tally.deliveries += 1;
+                        train = port.pvid.is_none().then_some(to);
+                    }
                     Err(reason) => tally.dropped(ingress, self.worker, reason),
                 },
                 Verdict::Flood => match self.flood(topology, ingress, head, i) {
@@ -81,15 +100,16 @@ impl Dispatcher {
         self.touched.clear();
     }
 
+    /// Puts the frame on the list of a port, if the port may have it.
     #[inline]
-    fn unicast(
+    fn unicast<'t>(
         &mut self,
-        topology: &Topology,
+        topology: &'t Topology,
         ingress: &PortEntry,
         head: &Head,
-        to: switch_core::PortId,
+        to: PortId,
         frame: usize,
-    ) -> Result<(), DropReason> {
+    ) -> Result<&'t PortEntry, DropReason> {
         let port = topology.port(to).ok_or(DropReason::NoDestination)?;
         if port.id == ingress.id {
             return Err(DropReason::SamePort);
@@ -104,7 +124,7 @@ impl Dispatcher {
             return Err(DropReason::VlanDenied);
         }
         self.put(to.index(), frame);
-        Ok(())
+        Ok(port)
     }
 
     /// Puts the frame on the list of every port that may have it; how many.
@@ -140,24 +160,10 @@ impl Dispatcher {
         let cell = port.counters.cell(self.worker);
         let list = &mut self.lists[slot];
         let offered = u64::from(list.len);
-        let mut rewrite = false;
-        let mut kept = 0;
-        let mut bytes = 0;
-        for i in 0..usize::from(list.len) {
-            let member = list.members[i];
-            let head = &burst.heads()[usize::from(member)];
-            match change(head, port, offloads) {
-                Change::Drop(reason) => {
-                    cell.dropped(reason, 1);
-                    continue;
-                }
-                Change::Rewrite => rewrite = true,
-                Change::None => {}
-            }
-            bytes += head.frame_len() as u64;
-            list.members[kept] = member;
-            kept += 1;
-        }
+        let (mut bytes, rewrite, kept) = match unchanged(burst, port, list.members()) {
+            Some(bytes) => (bytes, false, usize::from(list.len)),
+            None => sort_out(burst, port, offloads, cell, list),
+        };
         let members = &list.members[..kept];
         let result = if kept == 0 {
             Ok((TxReport::default(), 0))
@@ -197,6 +203,51 @@ impl Dispatcher {
         }
         cell.transmitted(offered, taken, bytes);
     }
+}
+
+/// The bytes of the frames, if all of them can go to the port as they are for reasons that are quickly seen.
+#[inline]
+fn unchanged(burst: &Burst, port: &PortEntry, members: &[u8]) -> Option<u64> {
+    let longest = usize::from(port.mtu) + ETHERNET_LEN;
+    if port.pvid.is_some() {
+        return None;
+    }
+    let mut bytes = 0;
+    let mut all = true;
+    for &member in members {
+        let head = &burst.heads()[usize::from(member)];
+        bytes += head.frame_len() as u64;
+        all &= head.is_bare() & (head.frame_len() <= longest);
+    }
+    all.then_some(bytes)
+}
+
+/// Takes the frames that the port never takes off its list. The bytes of the others, whether any must be changed on its
+/// way, and how many they are.
+fn sort_out(
+    burst: &Burst,
+    port: &PortEntry,
+    offloads: OffloadSet,
+    cell: &Cell,
+    list: &mut List,
+) -> (u64, bool, usize) {
+    let (mut bytes, mut rewrite, mut kept) = (0, false, 0);
+    for i in 0..usize::from(list.len) {
+        let member = list.members[i];
+        let head = &burst.heads()[usize::from(member)];
+        match change(head, port, offloads) {
+            Change::Drop(reason) => {
+                cell.dropped(reason, 1);
+                continue;
+            }
+            Change::Rewrite => rewrite = true,
+            Change::None => {}
+        }
+        bytes += head.frame_len() as u64;
+        list.members[kept] = member;
+        kept += 1;
+    }
+    (bytes, rewrite, kept)
 }
 
 #[derive(Default)]

@@ -159,11 +159,20 @@ impl Head {
     /// a ring takes them. The header says what [`Head::offload`] says, with `num_buffers` 1.
     #[inline]
     pub fn with_vnet(&mut self, header: [u8; VNET_ROOM], header_len: usize) -> &[u8] {
-        let header_len = header_len.min(VNET_ROOM);
+        const LEGACY: usize = virtio_net::LEGACY_HEADER_LEN;
         let start = usize::from(self.start);
-        let from = start.saturating_sub(header_len);
-        self.buffer.0[from..start].copy_from_slice(&header[..start - from]);
-        &self.buffer.0[from..start + usize::from(self.len)]
+        let end = start + usize::from(self.len);
+        // Two copies of a known length are cheaper than one of any.
+        let from = if header_len < VNET_ROOM {
+            let from = start - LEGACY;
+            self.buffer.0[from..from + LEGACY].copy_from_slice(&header[..LEGACY]);
+            from
+        } else {
+            let from = start - VNET_ROOM;
+            self.buffer.0[from..from + VNET_ROOM].copy_from_slice(&header);
+            from
+        };
+        &self.buffer.0[from..end]
     }
 
     /// The destination address; zero on a head too short to have one.
@@ -188,6 +197,12 @@ impl Head {
     #[inline]
     pub fn ethertype(&self) -> u16 {
         self.ethertype
+    }
+
+    /// True if the frame is untagged, on the untagged VLAN, and needs nothing of its receiver: most frames.
+    #[inline]
+    pub fn is_bare(&self) -> bool {
+        self.tag.is_none() & self.vlan.is_none() & self.offload.needs_nothing()
     }
 
     /// Bytes of the Ethernet header with its first tag: where the network header begins.

@@ -66,10 +66,22 @@ impl Offload {
     /// Nothing is asked, nothing is promised.
     pub const NONE: Self = Self { checksum: Checksum::Unknown, gso: None };
 
+    /// True for [`Offload::NONE`].
+    #[inline]
+    pub fn is_none(&self) -> bool {
+        matches!(self.checksum, Checksum::Unknown) & self.gso.is_none()
+    }
+
+    /// True if any receiver can take the frame as it is.
+    #[inline]
+    pub fn needs_nothing(&self) -> bool {
+        !matches!(self.checksum, Checksum::Partial { .. }) & self.gso.is_none()
+    }
+
     /// The features that a receiver needs to take the frame as it is.
     #[inline]
     pub fn needs(&self) -> OffloadSet {
-        if matches!(self.checksum, Checksum::Unknown | Checksum::Valid) && self.gso.is_none() {
+        if self.needs_nothing() {
             return OffloadSet::NONE;
         }
         let mut set = OffloadSet::NONE;

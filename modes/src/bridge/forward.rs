@@ -6,7 +6,7 @@ use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 use switch_core::drop::DropReason;
 use switch_core::fdb::{Found, Key, Learned, Table};
 use switch_core::head::Head;
-use switch_core::ids::PortId;
+use switch_core::ids::{PortId, Vid};
 use switch_core::mode::Forwarder;
 use switch_core::time::Instant;
 use switch_core::verdict::{Verdict, Verdicts};
@@ -36,9 +36,12 @@ struct Burst<'a> {
     table: Option<MutexGuard<'a, Table<Arc<Epochs>>>>,
     /// Another worker has the table: stations that are only to be refreshed are left for a later burst.
     busy: bool,
+    /// The frame before: its addresses as they stand in it, its VLAN, and what became of it, if there was nothing to be
+    /// done for either station. Frames come in trains.
+    last: Option<(Addresses, Option<Vid>, Verdict)>,
     /// The station that the frame before came from, if nothing is to be done for it.
     last_source: Option<Key>,
-    /// Where the frame before went. Frames come in trains.
+    /// Where the frame before went.
     last_destination: Option<(Key, Verdict)>,
     #[cfg(test)]
     slow: u64,
@@ -68,6 +71,7 @@ impl Forwarder for BridgeForwarder {
             tick: Tick::of(now),
             table: None,
             busy: false,
+            last: None,
             last_source: None,
             last_destination: None,
             #[cfg(test)]
@@ -83,6 +87,9 @@ impl Forwarder for BridgeForwarder {
     }
 }
 
+/// A frame's first twelve bytes: the addresses of both stations.
+type Addresses = [u8; 12];
+
 /// The group bit of an address as a number.
 const GROUP: u64 = 1 << 40;
 /// The reserved addresses, without their last four bits.
@@ -92,9 +99,16 @@ impl Burst<'_> {
     #[inline]
     fn decide(&mut self, head: &Head) -> Verdict {
         // A checked frame has both addresses; they are read as two words of which a part is the address.
-        let Some(&[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5]) = head.bytes().first_chunk() else {
+        let Some(addresses) = head.bytes().first_chunk::<12>() else {
             return Verdict::Drop(DropReason::Runt);
         };
+        if let Some((last, vlan, verdict)) = &self.last
+            && last == addresses
+            && *vlan == head.vlan
+        {
+            return *verdict;
+        }
+        let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = addresses;
         let destination = u64::from_be_bytes([0, 0, d0, d1, d2, d3, d4, d5]);
         let source = u64::from_be_bytes([0, 0, s0, s1, s2, s3, s4, s5]);
         if destination & !0xf == RESERVED {
@@ -111,10 +125,15 @@ impl Burst<'_> {
             return Verdict::Flood;
         }
         let destination = Key::from_u64(destination, head.vlan);
-        match self.last_destination {
+        let verdict = match self.last_destination {
             Some((last, verdict)) if last == destination => verdict,
             _ => self.look_up(destination),
-        }
+        };
+        // What is not settled is asked again for each frame, as if the one before had not been there.
+        let settled = self.last_source == Some(source)
+            && self.last_destination.is_some_and(|(last, _)| last == destination);
+        self.last = settled.then_some((*addresses, head.vlan, verdict));
+        verdict
     }
 
     /// Learns the source, if the table does not know all about it.
