@@ -20,6 +20,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("weft", &["switch-core", "datapath", "vhost-user", "modes", "ctl", "frontend"]),
     ("tests", &["frontend"]),
     ("bench", &["switch-core", "datapath", "vhost-user", "modes", "ctl", "frontend"]),
+    ("guard", &["switch-core", "datapath", "vhost-user", "modes", "frontend"]),
     ("xtask", &[]),
 ];
 

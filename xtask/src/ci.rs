@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 
-use crate::{deny, fuzz, run, test};
+use crate::{deny, fuzz, guard, run, test};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -39,6 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
         ),
         ("deny", Box::new(deny::check)),
         ("fuzz targets", Box::new(fuzz::check)),
+        ("guard", Box::new(|| guard::run(&guard::Options::default()))),
     ];
     if !options.no_tests {
         let all = test::Options { require_all: true, ring: None, filter: None };

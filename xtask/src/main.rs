@@ -6,6 +6,7 @@
 mod ci;
 mod deny;
 mod fuzz;
+mod guard;
 mod packages;
 mod run;
 mod test;
@@ -31,12 +32,14 @@ enum Task {
     /// As root on Debian, what the end-to-end tests need and the machine lacks is installed first. A test whose needs
     /// are not met is reported as ignored, with the reason.
     Test(test::Options),
-    /// Run what CI runs: formatting, lints, documentation, dependencies, fuzz targets, tests
+    /// Run what CI runs: formatting, lints, documentation, dependencies, fuzz targets, the guard of the hot path, tests
     Ci(ci::Options),
     /// Check licences, sources and bans of the dependencies against deny.toml
     Deny,
     /// Run the fuzz targets (all of them, or one) for some seconds each
     Fuzz(fuzz::Options),
+    /// Count the instructions that the hot path takes for a frame, against those that guard/counts.json keeps
+    Guard(guard::Options),
     /// Run benchmarks beside their peers, in a release build
     Bench {
         /// Benchmark names and options, passed on to the `bench` package (none: lists them)
@@ -69,6 +72,7 @@ fn dispatch(task: Task) -> Result<bool> {
         Task::Ci(options) => ci::run(&options),
         Task::Deny => deny::check(),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Guard(options) => guard::run(&options),
         Task::Bench { args } => {
             packages::install(packages::BENCH)?.tell();
             run::cargo(["build", "--release", "--package", "weft"]).succeed()?;

@@ -33,6 +33,9 @@ pub(crate) const TESTS: &[&str] = &[
 /// What the benchmarks start beside that: the peers.
 pub(crate) const BENCH: &[&str] = &["dpdk-dev", "iperf3", "iproute2", "openvswitch-switch-dpdk"];
 
+/// What counts the instructions of the hot path.
+pub(crate) const GUARD: &[&str] = &["valgrind"];
+
 /// What could not be installed, and why.
 pub(crate) struct Missing {
     packages: Vec<&'static str>,
