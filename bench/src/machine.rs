@@ -149,19 +149,27 @@ fn find(file: &str) -> bool {
         || std::env::split_paths(&path).any(|dir| dir.join(file).is_file())
 }
 
-/// Checks that the programs are there and that this is root.
+/// Checks that this is root.
+///
+/// # Errors
+/// It is not.
+pub(crate) fn root(why: &str) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("this benchmark needs root: {why}");
+    }
+    Ok(())
+}
+
+/// Checks that the programs are there.
 ///
 /// # Errors
 /// Says what is missing and how to get it.
-pub(crate) fn require(programs: &[Program], why_root: &str) -> Result<()> {
+pub(crate) fn require(programs: &[Program]) -> Result<()> {
     let missing: Vec<&Program> = programs.iter().filter(|program| !find(program.file)).collect();
     if !missing.is_empty() {
         let names: Vec<&str> = missing.iter().map(|program| program.file).collect();
         let packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
         bail!("not installed: {}. On Debian: apt-get install {}", names.join(", "), packages.join(" "));
-    }
-    if !rustix::process::geteuid().is_root() {
-        bail!("this benchmark needs root: {why_root}");
     }
     Ok(())
 }
@@ -177,4 +185,19 @@ pub(crate) fn built(name: &str, build: &str) -> Result<PathBuf> {
         bail!("{} is not there: {build} makes it", path.display());
     }
     Ok(path)
+}
+
+/// Builds an example of this workspace where a cargo runs this program; else it has to be there.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build_example(package: &str, example: &str) -> Result<()> {
+    let Some(cargo) = std::env::var_os("CARGO") else { return Ok(()) };
+    let mut build = std::process::Command::new(cargo);
+    build.args(["build", "--release", "--quiet", "--package", package, "--example", example]);
+    let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().context("cannot start cargo")?;
+    if !status.success() {
+        bail!("cannot build the peer {example}");
+    }
+    Ok(())
 }

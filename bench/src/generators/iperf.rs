@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::Measured;
 use crate::guard::interrupt::pause;
 use crate::guard::{Job, Line, run};
+use crate::measures::THROUGHPUT;
 use crate::peers::{ADDRESSES, TapSwitch};
 
 /// Not measured, first: TCP's window grows, the switch learns.
@@ -24,8 +25,8 @@ const ATTEMPTS: u32 = 5;
 /// iperf3 fails or hangs.
 pub(crate) fn measure(switch: &TapSwitch, dir: &Path, seconds: u64) -> Result<Measured> {
     let [client_end, server_end] = &switch.ends;
-    let server = Line::new("iperf3").words("--server --forceflush").netns(server_end);
-    let mut server = Job::start(&server, &dir.join("iperf-server.log"))?;
+    let server_line = Line::new("iperf3").words("--server --forceflush").netns(server_end);
+    let mut server = Job::start(&server_line, &dir.join("iperf-server.log"))?;
     server.expect("listening server", LIMIT, |log| log.contains("listening").then_some(()))?;
     let address = ADDRESSES[1].split('/').next().unwrap_or_default();
     let client = Line::new("iperf3").arg("--client").arg(address).netns(client_end);
@@ -40,7 +41,7 @@ pub(crate) fn measure(switch: &TapSwitch, dir: &Path, seconds: u64) -> Result<Me
         }
         pause(Duration::from_millis(500))?;
     };
-    Ok(Measured { rate, command: client.to_string(), ..Measured::default() })
+    Ok(Measured::new().with(&THROUGHPUT, rate).by(server_line).by(client))
 }
 
 /// The receiver's rate in the client's report, which also a failed client prints.

@@ -5,12 +5,16 @@ pub(crate) mod load;
 mod testpmd;
 pub(crate) mod traffic;
 
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use load::{Frames, Load, Pattern, Rate, Rings, Stations};
 
 use crate::machine::{self, Program};
+use crate::measures::Measure;
 use crate::peers::VhostSwitch;
 
 /// Descriptors of each ring.
@@ -70,29 +74,40 @@ impl Generator {
 /// What one run measured.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Measured {
-    /// At the receivers: frames per second of all ports together, or bits per second.
-    pub(crate) rate: f64,
-    /// Bits per second of those frames, without check sequence, gaps and preambles; where `rate` is in frames.
-    pub(crate) bits: Option<f64>,
-    /// The part of the sent frames that did not arrive, where the generator counts them.
-    pub(crate) loss: Option<f64>,
-    /// From the sender's write to the receiver's read, where the generator is both.
-    pub(crate) latency: Option<Latency>,
+    /// By the name of a [`Measure`], in its unit; counted at the receivers.
+    pub(crate) values: BTreeMap<String, f64>,
     /// What others took of the processors. Where switch and generator are threads that poll, each on a processor of its
     /// own: the part of the time in which another thread had it, the larger of the two; else the part of all processors
     /// that was in use just before.
     pub(crate) disturbed: Option<f64>,
-    /// The generator's command line.
-    pub(crate) command: String,
+    /// The generator's command lines.
+    pub(crate) commands: Vec<String>,
 }
 
-/// One-way latencies of one run, microseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Latency {
-    /// The median.
-    pub(crate) p50_us: f64,
-    /// What 99 of 100 do not exceed.
-    pub(crate) p99_us: f64,
-    /// The longest.
-    pub(crate) max_us: f64,
+impl Measured {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Measured::default()
+    }
+
+    /// With a value of `measure`.
+    pub(crate) fn with(mut self, measure: &Measure, value: f64) -> Self {
+        self.values.insert(measure.name.into(), value);
+        self
+    }
+
+    /// With the command line by which it was made.
+    pub(crate) fn by(mut self, command: impl Display) -> Self {
+        self.commands.push(command.to_string());
+        self
+    }
+
+    /// Those of `measures` that it has, as people read them.
+    pub(crate) fn show(&self, measures: &[Measure]) -> String {
+        let shown = measures.iter().filter_map(|measure| {
+            let value = measure.unit.show(*self.values.get(measure.name)?);
+            Some(format!("{} {value} {}", measure.name, measure.unit.shown))
+        });
+        shown.collect::<Vec<_>>().join(", ")
+    }
 }

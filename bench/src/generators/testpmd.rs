@@ -9,6 +9,7 @@ use anyhow::{Result, bail};
 use super::{Frames, Load, Measured, Pattern, RING_SIZE, Rate, Stations};
 use crate::guard::interrupt::pause;
 use crate::guard::{Job, Line};
+use crate::measures::RATE;
 use crate::peers::VhostSwitch;
 
 const MACS: [&str; 2] = ["52:54:00:00:00:01", "52:54:00:00:00:02"];
@@ -58,7 +59,7 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
     if rate == 0.0 {
         bail!("nothing came through: {}", job.log());
     }
-    Ok(Measured { rate, disturbed: waited, command: line.to_string(), ..Measured::default() })
+    Ok(Measured { disturbed: waited, ..Measured::new().with(&RATE, rate).by(&line) })
 }
 
 /// Its virtio-user ports know no event index, and have indirect tables only where a frame is in several buffers.

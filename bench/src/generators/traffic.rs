@@ -10,8 +10,9 @@ use frontend::memory::Layout;
 use frontend::traffic::{Sizes, TrafficConfig};
 use frontend::{Config, NetDevice, features as f};
 
-use super::{Frames, Latency, Load, Measured, Pattern, RING_SIZE, Rate, Rings, Stations};
+use super::{Frames, Load, Measured, Pattern, RING_SIZE, Rate, Rings, Stations};
 use crate::guard::{Job, Line, own_wait};
+use crate::measures::{LONGEST, LOSS, P50, P99, RATE, THROUGHPUT};
 use crate::peers::VhostSwitch;
 
 /// The verb by which this program starts itself as the generator.
@@ -64,10 +65,9 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
     let mut job = Job::start(&line, &load.dir.join("traffic.log"))?;
     job.finish(WARM_UP + Duration::from_secs(load.seconds) + SLACK)?;
     let log = job.log();
-    let mut measured: Measured = serde_json::from_str(log.lines().last().unwrap_or_default())
+    let measured: Measured = serde_json::from_str(log.lines().last().unwrap_or_default())
         .with_context(|| format!("the generator printed {log}"))?;
-    measured.command = line.to_string();
-    Ok(measured)
+    Ok(measured.by(line))
 }
 
 /// The generator's process: prints one line of JSON.
@@ -111,15 +111,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let mut latency = report.forward.latency.clone();
     latency.merge(&report.backward.latency);
-    let us = |percent| latency.percentile(percent).as_secs_f64() * 1e6;
-    let measured = Measured {
-        rate: report.frames_per_second(),
-        bits: Some(report.bits_per_second()),
-        loss: Some(report.loss()),
-        latency: Some(Latency { p50_us: us(50.0), p99_us: us(99.0), max_us: us(100.0) }),
-        disturbed: own_wait(),
-        command: String::new(),
-    };
+    let ns = |percent| latency.percentile(percent).as_secs_f64() * 1e9;
+    let measured = Measured::new()
+        .with(&RATE, report.frames_per_second())
+        .with(&THROUGHPUT, report.bits_per_second())
+        .with(&LOSS, report.loss())
+        .with(&P50, ns(50.0))
+        .with(&P99, ns(99.0))
+        .with(&LONGEST, ns(100.0));
+    let measured = Measured { disturbed: own_wait(), ..measured };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }

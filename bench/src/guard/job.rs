@@ -145,6 +145,11 @@ impl Job {
         stats.max_by_key(|(ran, _)| *ran).map(|(ran, waited)| waited as f64 / (ran + waited).max(1) as f64)
     }
 
+    /// Its process: what guards and places it has been replaced by the program itself.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn name(&self) -> &str {
         self.name.rsplit('/').next().unwrap_or_default()
     }

@@ -22,11 +22,34 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Our own name among the peers.
 pub(crate) const WEFT: &str = "weft";
 
-/// A running switch with two vhost-user sockets on which it listens.
+/// What a switch of vhost-user ports is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup<'a> {
+    /// For its files.
+    pub(crate) dir: &'a Path,
+    /// The processors of its forwarding threads: one thread on each.
+    pub(crate) cpus: Vec<usize>,
+    /// Ports, `vhu0` and so on, all of one bridge.
+    pub(crate) ports: usize,
+}
+
+impl<'a> Setup<'a> {
+    /// Two ports and one forwarding thread.
+    pub(crate) fn pair(dir: &'a Path, cpu: usize) -> Self {
+        Setup { dir, cpus: vec![cpu], ports: 2 }
+    }
+
+    /// Where front-ends connect.
+    fn sockets(&self) -> Vec<PathBuf> {
+        (0..self.ports).map(|number| self.dir.join(format!("vhu{number}"))).collect()
+    }
+}
+
+/// A running switch with vhost-user sockets on which it listens.
 #[derive(Debug)]
 pub(crate) struct VhostSwitch {
     /// Where front-ends connect.
-    pub(crate) sockets: [PathBuf; 2],
+    pub(crate) sockets: Vec<PathBuf>,
     /// How it was started.
     pub(crate) commands: Vec<String>,
     /// The one that forwards comes first. Dropped first to last.
@@ -35,6 +58,12 @@ pub(crate) struct VhostSwitch {
 }
 
 impl VhostSwitch {
+    /// The process that forwards.
+    #[allow(dead_code, reason = "for scenarios of which each uses a part")]
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.jobs.first().map(Job::pid)
+    }
+
     /// Of the forwarding thread's life, the part in which another thread had its processor.
     pub(crate) fn waited(&self) -> Option<f64> {
         self.jobs.first().and_then(Job::waited)
@@ -78,16 +107,16 @@ impl VhostPeer {
         }
     }
 
-    /// Starts it with its files in `dir` and its forwarding thread alone on `cpu`.
+    /// Starts it.
     ///
     /// # Errors
-    /// It does not start.
-    pub(crate) fn start(self, dir: &Path, cpu: usize) -> Result<VhostSwitch> {
+    /// It does not start, or cannot be as `setup` says.
+    pub(crate) fn start(self, setup: &Setup<'_>) -> Result<VhostSwitch> {
         match self {
-            VhostPeer::Weft => weft::vhost(dir, cpu),
-            VhostPeer::Ovs => ovs::vhost(dir, cpu),
-            VhostPeer::TestpmdIo => testpmd_io::start(dir, cpu),
-            VhostPeer::Reflector => reflector::start(dir, cpu),
+            VhostPeer::Weft => weft::vhost(setup),
+            VhostPeer::Ovs => ovs::vhost(setup),
+            VhostPeer::TestpmdIo => testpmd_io::start(setup),
+            VhostPeer::Reflector => reflector::start(setup),
         }
     }
 }
@@ -191,9 +220,10 @@ fn await_file(job: &mut Job, path: &Path) -> Result<()> {
     job.expect(&format!("{}", path.display()), LIMIT, |_| path.exists().then_some(()))
 }
 
-/// A processor that is not the forwarding thread's, for a switch's other threads.
-fn beside(cpu: usize) -> usize {
-    usize::from(cpu == 0)
+/// A processor that is no forwarding thread's, for a switch's other threads; the first when all are.
+fn beside(cpus: &[usize]) -> usize {
+    let all = std::thread::available_parallelism().map_or(1, usize::from);
+    (0..all).find(|cpu| !cpus.contains(cpu)).unwrap_or(0)
 }
 
 /// Paths in commands are UTF-8: they are in a directory that this program named.

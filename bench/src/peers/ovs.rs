@@ -6,7 +6,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{LIMIT, TapSwitch, VhostSwitch, await_file, beside, hand_over, launch, namespaces, tell, text};
+use super::{
+    LIMIT, Setup, TapSwitch, VhostSwitch, await_file, beside, hand_over, launch, namespaces, tell, text,
+};
 use crate::guard::{Job, Line, Netns};
 
 /// The daemon that is built with DPDK.
@@ -58,20 +60,21 @@ impl Ovs {
     }
 }
 
-/// Two `dpdkvhostuser` ports (which listen), and one forwarding thread, on `cpu`.
-pub(super) fn vhost(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
+/// `dpdkvhostuser` ports (which listen), and a forwarding thread on each of the processors.
+pub(super) fn vhost(setup: &Setup<'_>) -> Result<VhostSwitch> {
     let settings = [
         "other_config:dpdk-init=true".to_string(),
-        format!("other_config:dpdk-lcore-mask={:#x}", 1u64 << beside(cpu)),
+        format!("other_config:dpdk-lcore-mask={:#x}", 1u64 << beside(&setup.cpus)),
         "other_config:dpdk-socket-mem=512".to_string(),
-        format!("other_config:pmd-cpu-mask={:#x}", 1u64 << cpu),
+        format!("other_config:pmd-cpu-mask={:#x}", setup.cpus.iter().fold(0u64, |mask, cpu| mask | 1 << cpu)),
     ];
     let netns = Netns::new("ovs")?;
-    let mut ovs = Ovs::start(dir, &netns, &settings, None)?;
-    for port in ["vhu0", "vhu1"] {
+    let mut ovs = Ovs::start(setup.dir, &netns, &settings, None)?;
+    for number in 0..setup.ports {
+        let port = format!("vhu{number}");
         ovs.vsctl(&format!("add-port br0 {port} -- set Interface {port} type=dpdkvhostuser"))?;
     }
-    let sockets = [dir.join("vhu0"), dir.join("vhu1")];
+    let sockets = setup.sockets();
     Ok(VhostSwitch { sockets, commands: ovs.commands, jobs: ovs.jobs, _netns: Some(netns) })
 }
 

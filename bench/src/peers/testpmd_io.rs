@@ -1,18 +1,18 @@
 //! DPDK's testpmd as a switch: two vhost ports, each one's frames forwarded to the other as they are. It decides nothing,
 //! so it shows what DPDK's vhost library alone costs.
 
-use std::path::Path;
+use anyhow::{Result, bail};
 
-use anyhow::Result;
-
-use super::{LIMIT, VhostSwitch, beside, launch, text};
+use super::{LIMIT, Setup, VhostSwitch, beside, launch, text};
 use crate::guard::Line;
 
-pub(super) fn start(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
-    let sockets = [dir.join("vhu0"), dir.join("vhu1")];
+pub(super) fn start(setup: &Setup<'_>) -> Result<VhostSwitch> {
+    let (&[cpu], sockets, dir) = (setup.cpus.as_slice(), setup.sockets(), setup.dir) else {
+        bail!("testpmd io has one forwarding thread here");
+    };
     let mut line = Line::new("dpdk-testpmd").unbuffered();
     line = line
-        .arg(format!("--lcores=0@{},1@{cpu}", beside(cpu)))
+        .arg(format!("--lcores=0@{},1@{cpu}", beside(&setup.cpus)))
         .words("--no-pci --in-memory --socket-mem 512");
     for (number, socket) in sockets.iter().enumerate() {
         line = line.arg(format!("--vdev=net_vhost{number},iface={},queues=1", text(socket)));

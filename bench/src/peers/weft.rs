@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{TapSwitch, VhostSwitch, await_file, hand_over, launch, namespaces, tell, text};
+use super::{Setup, TapSwitch, VhostSwitch, await_file, hand_over, launch, namespaces, tell, text};
 use crate::guard::{Job, Line, Netns};
 use crate::machine::built;
 
@@ -16,11 +16,12 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(dir: &Path, cpu: usize, netns: Option<&Netns>) -> Result<Self> {
+    fn start(dir: &Path, cpus: &[usize], netns: Option<&Netns>) -> Result<Self> {
         let binary = built("weft", "cargo build --release -p weft")?;
         let socket = dir.join("ctl.sock");
+        let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
         let mut line = Line::new(text(&binary)).words("daemon --socket").arg(text(&socket));
-        line = line.arg("--state-dir").arg(text(&dir.join("state"))).arg("--cpus").arg(cpu.to_string());
+        line = line.arg("--state-dir").arg(text(&dir.join("state"))).arg("--cpus").arg(cpus.join(","));
         if let Some(netns) = netns {
             line = line.netns(netns);
         }
@@ -38,12 +39,12 @@ impl Daemon {
     }
 }
 
-/// Two vhost-user ports on a bridge.
-pub(super) fn vhost(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
-    let mut daemon = Daemon::start(dir, cpu, None)?;
-    let sockets = [dir.join("vhu0"), dir.join("vhu1")];
-    for (name, socket) in ["vhu0", "vhu1"].iter().zip(&sockets) {
-        daemon.verb(&format!("port add br0 {name} vhost-user:{}", socket.display()))?;
+/// vhost-user ports on a bridge.
+pub(super) fn vhost(setup: &Setup<'_>) -> Result<VhostSwitch> {
+    let mut daemon = Daemon::start(setup.dir, &setup.cpus, None)?;
+    let sockets = setup.sockets();
+    for (number, socket) in sockets.iter().enumerate() {
+        daemon.verb(&format!("port add br0 vhu{number} vhost-user:{}", socket.display()))?;
     }
     Ok(VhostSwitch { sockets, commands: daemon.commands, jobs: vec![daemon.job], _netns: None })
 }
@@ -51,7 +52,7 @@ pub(super) fn vhost(dir: &Path, cpu: usize) -> Result<VhostSwitch> {
 /// Two taps on a bridge.
 pub(super) fn taps(dir: &Path, cpu: usize) -> Result<TapSwitch> {
     let (ends, middle) = namespaces()?;
-    let mut daemon = Daemon::start(dir, cpu, Some(&middle))?;
+    let mut daemon = Daemon::start(dir, &[cpu], Some(&middle))?;
     for name in ["tap0", "tap1"] {
         daemon.verb(&format!("port add br0 {name} tap:{name}"))?;
     }

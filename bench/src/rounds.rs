@@ -1,0 +1,178 @@
+//! What the scenarios have in common: rounds in which every switch has its turn, and a note of what was started.
+#![allow(dead_code, reason = "for scenarios of which each uses a part")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::generators::Measured;
+use crate::guard::interrupt;
+use crate::machine;
+use crate::measures::Measure;
+use crate::results::{Cell, Scenario};
+use crate::table;
+
+/// Of a list of commands, as many as are kept: a switch with a thousand ports is told a thousand times.
+const LINES: usize = 24;
+
+/// How to run a benchmark.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// Rounds.
+    pub(crate) pairs: usize,
+    /// Seconds that are measured in each run.
+    pub(crate) seconds: u64,
+    /// The processor of the switch's forwarding thread.
+    pub(crate) switch_cpu: usize,
+    /// The processor of the generator, where it is one thread.
+    pub(crate) generator_cpu: usize,
+}
+
+impl Plan {
+    /// An empty scenario.
+    pub(crate) fn scenario(&self, name: &'static str, about: String) -> Scenario {
+        Scenario {
+            name,
+            about,
+            pairs: self.pairs,
+            seconds: self.seconds,
+            commands: BTreeMap::new(),
+            cells: Vec::new(),
+            remarks: Vec::new(),
+        }
+    }
+}
+
+/// Whose turn it is.
+pub(crate) struct Turn<'a> {
+    pub(crate) peer: &'a str,
+    /// Empty in a cell without variants.
+    pub(crate) variant: &'a str,
+    /// Which of the cell's phases, from 0.
+    pub(crate) phase: usize,
+    /// For this run's files; it goes afterwards.
+    pub(crate) dir: &'a Path,
+    cell: &'a Cell,
+}
+
+impl Turn<'_> {
+    /// The lowest value of `measure` that any switch (not the ceiling) has so far in this round.
+    pub(crate) fn lowest(&self, measure: &Measure) -> Option<f64> {
+        self.cell.lowest(measure)
+    }
+}
+
+/// One run: the peer's commands, and what was measured.
+pub(crate) struct Run {
+    /// How the switch was started.
+    pub(crate) switch: Vec<String>,
+    /// What the generator measured.
+    pub(crate) measured: Measured,
+}
+
+/// Runs the rounds of one cell and prints it. A run that fails is told and left out; the others go on. `generator` is what
+/// the generator is called where its command lines are listed.
+///
+/// # Errors
+/// The benchmark was interrupted.
+pub(crate) fn rounds(
+    scenario: &mut Scenario,
+    mut cell: Cell,
+    generator: &str,
+    mut once: impl FnMut(&Turn<'_>) -> Result<Run>,
+) -> Result<()> {
+    let measures = cell.measures.clone();
+    for round in 1..=scenario.pairs {
+        cell.begin_round();
+        for phase in 0..cell.phases.len() {
+            for index in 0..cell.runs.len() {
+                interrupt::check()?;
+                let dir = tempfile::Builder::new().prefix("weft-bench-").tempdir()?;
+                let busy = machine::busy()?;
+                let (peer, variant) = (cell.runs[index].peer.clone(), cell.runs[index].variant.clone());
+                let phase_name = cell.phases[phase];
+                let turn = Turn { peer: &peer, variant: &variant, phase, dir: dir.path(), cell: &cell };
+                let run = once(&turn);
+                interrupt::check()?;
+                let who = words(&[&peer, &variant, phase_name]);
+                let told = format!("{} {}, round {round}, {who}", scenario.name, cell.name);
+                match run {
+                    Ok(mut run) => {
+                        // Generator and switch have processors of their own, or share with others as they fall.
+                        run.measured.disturbed = run.measured.disturbed.or(Some(busy));
+                        eprintln!("{told}: {}", run.measured.show(&measures));
+                        cell.note(index, Some(&run.measured));
+                        let key = format!("switch {}", words(&[&peer, &variant]));
+                        note(&mut scenario.commands, &key, run.switch, dir.path());
+                        let key = format!("generator {}", words(&[generator, phase_name]));
+                        note(&mut scenario.commands, &key, run.measured.commands, dir.path());
+                    }
+                    Err(error) => {
+                        eprintln!("{told}: FAILED: {error:#}");
+                        cell.note(index, None);
+                    }
+                }
+            }
+        }
+    }
+    cell.sum_up();
+    print!("{}", table::cell(scenario, &cell));
+    scenario.cells.push(cell);
+    Ok(())
+}
+
+/// Those that are not empty, with commas.
+fn words(words: &[&str]) -> String {
+    words.iter().filter(|word| !word.is_empty()).copied().collect::<Vec<_>>().join(", ")
+}
+
+/// Keeps the commands of the first run of each kind, with the names that change from run to run replaced.
+fn note(commands: &mut BTreeMap<String, Vec<String>>, key: &str, lines: Vec<String>, dir: &Path) {
+    commands.entry(key.to_string()).or_insert_with(|| {
+        let all = lines.len();
+        let lines = lines.iter().take(LINES).map(|line| line.replace(&dir.display().to_string(), "DIR"));
+        let mut lines: Vec<String> = lines.map(|line| plain(&line)).collect();
+        if all > LINES {
+            lines.push(format!("# … and so on: {all} lines"));
+        }
+        lines
+    });
+}
+
+/// A command line with this workspace's paths as in a work tree, and namespaces without their numbers.
+fn plain(line: &str) -> String {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(|path| format!("{}/", path.display()));
+    let words = line.split(' ').map(|word| {
+        let word = workspace.as_ref().map_or(word, |root| word.strip_prefix(root.as_str()).unwrap_or(word));
+        match word.strip_prefix("weft-bench-") {
+            Some(rest) => rest.rsplit('-').next().unwrap_or(rest).to_string(),
+            None => word.to_string(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_shown_without_what_changes_from_run_to_run() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").display().to_string();
+        let mut commands = BTreeMap::new();
+        let line =
+            format!("ip netns exec weft-bench-12-3-switch {root}/target/release/weft --socket /tmp/x/ctl");
+        note(&mut commands, "weft", vec![line], Path::new("/tmp/x"));
+        note(&mut commands, "weft", vec!["another run's".into()], Path::new("/tmp/y"));
+        assert_eq!(commands["weft"], ["ip netns exec switch target/release/weft --socket DIR/ctl"]);
+    }
+
+    #[test]
+    fn a_thousand_commands_are_told_in_a_few() {
+        let mut commands = BTreeMap::new();
+        note(&mut commands, "weft", vec!["port add".to_string(); 1000], Path::new("/tmp/x"));
+        assert_eq!(commands["weft"].len(), LINES + 1);
+        assert_eq!(commands["weft"][LINES], "# … and so on: 1000 lines");
+    }
+}
