@@ -115,13 +115,22 @@ fn counters() {
     let one = json!({
         "name": "a", "rx_frames": 5, "rx_bytes": 500, "tx_frames": 0, "tx_bytes": 0,
         "drops": { "bad_source": 0, "tx_ring_full": 2 }, "copies": 0, "forwarded": 0, "offered": 0,
+        "rx_bursts": 2, "cycles": 1234, "polls_idle": 0, "wakeups": 1,
     });
     assert_eq!(shell.weft("--json port stats a").json(), one);
     let all = shell.weft("--json port stats").json();
     assert_eq!((&all[0], &all[1]["name"], all.as_array().unwrap().len()), (&one, &json!("b"), 2));
     shell.weft("port stats none").failed(4, "there is no port");
-    assert!(shell.weft("port stats a").ok().ends_with("drops:           2\n  tx_ring_full:  2\n"));
-    assert_eq!(shell.weft("port stats").ok().lines().count(), 3);
+    let shown = shell.weft("port stats a");
+    let shown = shown.ok();
+    assert!(shown.ends_with("drops:           2\n  tx_ring_full:  2\n"));
+    for line in ["frames/burst:    2.5\n", "cycles/frame:    246.8\n", "wake-ups:        1\n"] {
+        assert!(shown.contains(line), "no {line} in {shown}");
+    }
+    let table = shell.weft("port stats");
+    let table = table.ok();
+    assert_eq!(table.lines().count(), 3);
+    assert!(table.lines().nth(1).is_some_and(|line| line.ends_with("2.5         246.8")), "{table}");
 }
 
 #[test]
@@ -187,11 +196,17 @@ fn status() {
         shell.weft("--json status").json(),
         json!({
             "version": "9.9", "pid": 42, "uptime_s": 7, "networks": 0, "ports": 0,
-            "workers": [{ "cpu": 2, "queues": 3, "polls": 4_294_967_296_u64, "polls_idle": 0, "frames": 0,
-                          "bursts": 0, "sleeps": 0 }],
+            "cycles": 0, "cycles_per_s": 0,
+            "workers": [{ "cpu": 2, "queues": 3, "polls": 4_294_967_296_u64, "polls_idle": 0, "frames": 1000,
+                          "bursts": 0, "sleeps": 0, "wakeups": 0, "cycles_busy": 345_678, "cycles_asleep": 0,
+                          "busy_permille": 73 }],
         })
     );
-    assert!(shell.weft("status").ok().starts_with("version:   9.9\npid:       42\n"));
+    let shown = shell.weft("status");
+    let shown = shown.ok();
+    assert!(shown.starts_with("version:   9.9\npid:       42\n"));
+    let worker: Vec<_> = shown.lines().next_back().unwrap_or_default().split_whitespace().collect();
+    assert_eq!(worker, ["2", "3", "7.3", "%", "1000", "345.7", "-", "4294967296", "0", "0", "0"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! - [`port`]: the contract of a port: receive queues that one worker polls, a transmit side that all share.
 //! - [`memory`]: the only place that touches bytes which somebody else may change meanwhile.
 //! - [`path`]: one burst's way from its receive queue to its destinations.
-//! - [`topology`], [`counters`], [`police`]: what holds for ports, and what is known of them.
+//! - [`topology`], [`counters`], [`police`]: what holds for ports, and what is known of them. [`ticks`]: what work took.
 //! - [`pool`], [`host`]: the threads that poll, and how queues come to them and go.
 //! - [`tap`], [`netdev`]: ports to the host. [`local`]: to a station in this process. [`inmem`]: for simulations.
 //!
@@ -16,6 +16,7 @@ mod dispatch;
 pub mod egress;
 pub mod host;
 pub mod inmem;
+mod load;
 pub mod local;
 pub mod memory;
 pub mod netdev;
@@ -24,6 +25,7 @@ pub mod police;
 pub mod pool;
 pub mod port;
 pub mod tap;
+pub mod ticks;
 pub mod topology;
 mod worker;
 

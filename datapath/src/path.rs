@@ -109,6 +109,7 @@ impl FramePath {
             Err(error) => return Found::Broken(error),
         };
         if received == 0 && drops.is_empty() {
+            port.counters.cell(self.index).looked_in_vain();
             return Found::Nothing;
         }
         let frames = admit(self.index, port, &mut self.burst, &drops);
@@ -123,6 +124,21 @@ impl FramePath {
         }
         queue.release();
         Found::Frames(frames)
+    }
+
+    /// Counts what the burst that was just carried took, in [ticks](crate::ticks).
+    #[inline]
+    pub fn charge(&self, from: PortId, cycles: u64) {
+        if let Some(port) = self.topology.port(from) {
+            port.counters.cell(self.index).took(cycles);
+        }
+    }
+
+    /// Counts that a queue of the port woke its worker.
+    pub fn woken(&self, by: PortId) {
+        if let Some(port) = self.topology.port(by) {
+            port.counters.cell(self.index).woke();
+        }
     }
 
     /// Ports whose transmit side failed since the last call.

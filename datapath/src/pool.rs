@@ -17,11 +17,13 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use switch_core::{Instant, PortId};
 
 use crate::host::{QueueHost, QueueId};
+use crate::load::Shares;
 use crate::port::RxQueue;
+use crate::ticks::{self, Clock};
 use crate::topology::Topology;
 use crate::worker::{Command, WAKER, Worker};
 
-pub use crate::worker::WorkerStats;
+pub use crate::counters::WorkerStats;
 
 /// Events that wait for the control side, at most; further ones are counted and lost.
 const EVENTS: usize = 1024;
@@ -86,6 +88,11 @@ struct Handle {
 }
 
 impl Handle {
+    /// Busy ticks and bursts until now.
+    fn work(&self) -> (u64, u64) {
+        (self.stats.cycles_busy.load(Ordering::Relaxed), self.stats.bursts.load(Ordering::Relaxed))
+    }
+
     fn tell(&self, command: Command) {
         // A worker ends only when the datapath is dropped, so the queue has a reader.
         if self.commands.send(command).is_ok() {
@@ -111,6 +118,8 @@ pub struct Datapath {
     events: Mutex<Option<Receiver<Event>>>,
     events_lost: Arc<AtomicU64>,
     origin: std::time::Instant,
+    clock: Clock,
+    shares: Mutex<Shares>,
 }
 
 impl std::fmt::Debug for Datapath {
@@ -144,6 +153,8 @@ impl Datapath {
             events: Mutex::new(Some(events)),
             events_lost,
             origin,
+            clock: Clock::start(),
+            shares: Mutex::default(),
         };
         for (index, cpu) in cpus.into_iter().enumerate() {
             let worker = Self::start_worker(index, cpu, options.pacing, origin, sink.clone())?;
@@ -204,6 +215,31 @@ impl Datapath {
     /// What each worker did, and the CPU that it is bound to.
     pub fn stats(&self) -> impl Iterator<Item = (Option<usize>, &WorkerStats)> {
         self.workers.iter().map(|w| (w.cpu, &*w.stats))
+    }
+
+    /// The clock that the workers' cycles are counted by, running since they were started.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Measures what the workers did since the last call; true if a frame moved. To be called about once a second
+    /// while frames move, and may be called less often while none do.
+    pub fn measure(&self) -> bool {
+        let now = ticks::now();
+        let read = |w: &Handle| {
+            (w.stats.cycles_busy.load(Ordering::Relaxed), w.stats.bursts.load(Ordering::Relaxed))
+        };
+        lock(&self.shares).measure(now, self.workers.iter().map(read))
+    }
+
+    /// The share of its time that each worker was busy with frames lately, in thousandths: between the last two
+    /// calls of [`Datapath::measure`], or until now if the last is a second ago.
+    pub fn busy_permille(&self) -> Vec<u16> {
+        let mut shares = lock(&self.shares);
+        if shares.age(ticks::now()) >= self.clock.per_second() {
+            shares.measure(ticks::now(), self.workers.iter().map(Handle::work));
+        }
+        shares.permille().collect()
     }
 
     /// Now, on the clock that workers give to modes.

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
@@ -20,10 +20,12 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use switch_core::{Instant, PortId};
 
+use crate::counters::WorkerStats;
 use crate::host::QueueId;
 use crate::path::{Found, FramePath};
 use crate::pool::{Event, EventSink, Pacing};
 use crate::port::{Armed, PortError, RxQueue};
+use crate::ticks;
 use crate::topology::Topology;
 
 /// How long a round may find nothing before the worker backs off.
@@ -48,29 +50,6 @@ pub(crate) enum Command {
     Topology { topology: Arc<Topology>, reply: SyncSender<()> },
     /// End.
     Stop,
-}
-
-/// What a worker did, read in place by anybody. The worker is the only writer.
-#[derive(Debug, Default)]
-#[repr(align(128))]
-pub struct WorkerStats {
-    /// Queues attached.
-    pub queues: AtomicU64,
-    /// Queues looked at.
-    pub polls: AtomicU64,
-    /// Of those, without finding a frame.
-    pub polls_idle: AtomicU64,
-    /// Bursts that held at least one frame.
-    pub bursts: AtomicU64,
-    /// Frames received.
-    pub frames: AtomicU64,
-    /// Times that the worker went to sleep.
-    pub sleeps: AtomicU64,
-}
-
-#[inline]
-fn bump(counter: &AtomicU64, n: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,9 +157,10 @@ impl Worker {
                 looked = now;
                 self.wait(&mut events, Some(Duration::ZERO));
             } else if self.arm_all() {
-                bump(&self.stats.sleeps, 1);
                 let timeout = self.throttled_until().map(|t| t.since(self.now()) + Duration::from_micros(50));
+                self.stats.sleeps_from(ticks::now());
                 self.wait(&mut events, timeout);
+                self.stats.awake_from(ticks::now());
                 worked = self.now();
             }
         }
@@ -247,20 +227,24 @@ impl Worker {
         if !self.throttled.is_empty() {
             self.release_throttled(now);
         }
-        let mut worked = false;
-        let mut idle = 0;
-        let mut polls = 0;
+        let (mut polls, mut idle, mut bursts, mut frames, mut cycles) = (0, 0, 0, 0, 0);
         let mut i = 0;
+        let mut since = ticks::now();
         while i < self.active.len() {
             let slot = self.active[i];
             let mut stays = true;
             polls += 1;
-            match self.look(slot, now) {
-                Found::Frames(frames) => {
-                    worked = true;
-                    bump(&self.stats.bursts, 1);
-                    bump(&self.stats.frames, frames as u64);
-                    self.set_state(slot, State::Active(now));
+            let found = self.look(slot, now);
+            // One reading ends this look and begins the next.
+            let until = ticks::now();
+            let took = until.saturating_sub(since);
+            since = until;
+            match found {
+                Found::Frames(n) => {
+                    bursts += 1;
+                    frames += n as u64;
+                    cycles += took;
+                    self.worked(slot, now, took);
                 }
                 Found::Nothing => {
                     idle += 1;
@@ -282,10 +266,24 @@ impl Worker {
                 self.active.swap_remove(i);
             }
         }
-        self.busy = worked;
-        bump(&self.stats.polls, polls);
-        bump(&self.stats.polls_idle, idle);
-        worked
+        self.busy = bursts > 0;
+        WorkerStats::add(&self.stats.polls, polls);
+        WorkerStats::add(&self.stats.polls_idle, idle);
+        if self.busy {
+            WorkerStats::add(&self.stats.bursts, bursts);
+            WorkerStats::add(&self.stats.frames, frames);
+            WorkerStats::add(&self.stats.cycles_busy, cycles);
+        }
+        self.busy
+    }
+
+    /// A queue had work, which took so many ticks.
+    #[inline]
+    fn worked(&mut self, slot: usize, now: Instant, took: u64) {
+        if let Some(Some(q)) = self.queues.get_mut(slot) {
+            q.state = State::Active(now);
+            self.path.charge(q.port, took);
+        }
     }
 
     fn look(&mut self, slot: usize, now: Instant) -> Found {
@@ -396,6 +394,8 @@ impl Worker {
                 q.queue.disarm();
                 q.state = State::Active(now);
                 self.active.push(slot);
+                self.path.woken(q.port);
+                WorkerStats::add(&self.stats.wakeups, 1);
             }
         }
     }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant as Clock};
 
-use datapath::counters::PortCounters;
+use datapath::counters::{PortCounters, Totals};
 use datapath::inmem::{self, Peer};
 use datapath::police::RateLimit;
 use datapath::pool::{Datapath, Options, Pacing};
 use datapath::topology::{PortEntry, Topology};
-use datapath::{QueueHost, QueueId};
+use datapath::{QueueHost, QueueId, ticks};
 use modes::bridge::Bridge;
 use switch_core::ids::Registry;
 use switch_core::mode::Mode;
@@ -148,6 +148,56 @@ fn several_workers_transmit_to_one_port() {
             .collect();
         assert_eq!(busy.len(), 3, "every worker carried some");
     }
+}
+
+#[test]
+fn work_is_counted_where_it_was_done() {
+    let lab = Lab::new(1, 3, Pacing::Adaptive);
+    learn(&lab);
+    let before: Vec<_> = lab.ports.iter().map(|p| p.entry.counters.read()).collect();
+    for n in 0..1000 {
+        lab.send(1, &frame(1, 0, n));
+    }
+    lab.settle();
+    // The ticks of a burst are counted after its frames.
+    lab.publish();
+    let after: Vec<_> = lab.ports.iter().map(|p| p.entry.counters.read()).collect();
+    let bursts = after[1].rx_bursts - before[1].rx_bursts;
+    assert!((1000 / 64 + 1..=1000).contains(&bursts), "{bursts} bursts of 1000 frames");
+    assert!(after[1].cycles > before[1].cycles);
+    for quiet in [0, 2] {
+        assert_eq!(
+            (after[quiet].rx_bursts, after[quiet].cycles),
+            (before[quiet].rx_bursts, before[quiet].cycles),
+            "who only receives is charged nothing"
+        );
+    }
+    let (_, worker) = lab.datapath.stats().next().unwrap();
+    let sum = |of: fn(&Totals) -> u64| after.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|t| t.rx_bursts), worker.bursts.load(Relaxed));
+    assert_eq!(sum(|t| t.cycles), worker.cycles_busy.load(Relaxed));
+    assert_eq!(sum(|t| t.wakeups), worker.wakeups.load(Relaxed));
+    assert!(sum(|t| t.polls_idle) <= worker.polls_idle.load(Relaxed), "some were before the topology");
+    let cycles = lab.datapath.clock().elapsed();
+    let asleep = worker.cycles_asleep(ticks::now());
+    assert!(worker.cycles_busy.load(Relaxed) <= cycles && asleep <= cycles + cycles / 10);
+}
+
+#[test]
+fn the_share_of_busy_time_is_measured_on_demand_and_over_intervals() {
+    let lab = Lab::new(1, 2, Pacing::Adaptive);
+    learn(&lab);
+    lab.datapath.measure();
+    assert!(!lab.datapath.measure(), "nothing moved since");
+    assert_eq!(lab.datapath.busy_permille(), [0]);
+    for n in 0..2000 {
+        lab.send(1, &frame(1, 0, n));
+    }
+    lab.settle();
+    lab.publish();
+    assert!(lab.datapath.measure(), "frames moved");
+    let busy = lab.datapath.busy_permille();
+    assert!((1..=1000).contains(&busy[0]), "{busy:?}");
 }
 
 #[test]

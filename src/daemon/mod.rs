@@ -36,6 +36,10 @@ use tracing::{error, info, warn};
 
 use switch::Host;
 
+/// How often it is measured what the workers are busy with, while frames move and while none do.
+const MEASURE_EVERY: Duration = Duration::from_secs(1);
+const MEASURE_EVERY_IDLE: Duration = Duration::from_secs(5);
+
 /// Runs the switch until it is told to end. Errors are those of starting: nothing is left behind then.
 pub(crate) fn run(options: &DaemonOptions) -> anyhow::Result<()> {
     log_to_stderr();
@@ -96,6 +100,8 @@ async fn serve(options: &DaemonOptions, state_dir: &Path, model: Model) -> anyho
     let switch: Rc<dyn ctl::server::Switch> = Rc::<Host>::clone(&host);
     let serving = ctl::server::serve(control, switch, Limits::default(), std::future::pending());
     tokio::pin!(serving);
+    let measured = tokio::time::sleep(Duration::ZERO);
+    tokio::pin!(measured);
 
     info!(socket = %options.socket.display(), workers = datapath.workers(), version = env!("CARGO_PKG_VERSION"), "ready");
     notify(&[sd_notify::NotifyState::Ready]);
@@ -130,6 +136,10 @@ async fn serve(options: &DaemonOptions, state_dir: &Path, model: Model) -> anyho
             }
             () = links.changed() => host.peers_changed(),
             () = host.changed.notified() => host.peers_changed(),
+            () = &mut measured => {
+                let next = if datapath.measure() { MEASURE_EVERY } else { MEASURE_EVERY_IDLE };
+                measured.as_mut().reset(tokio::time::Instant::now() + next);
+            }
             () = due => {}
         }
     };

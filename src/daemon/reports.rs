@@ -1,7 +1,7 @@
 //! What the ctl socket asks and is told: the server's calls, answered from the state of the host.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ctl::model::{ForwardSpec, LeaseKey, LeaseSpec, NetworkChanges, NetworkSpec, PortChanges, PortSpec};
 use ctl::protocol::{
@@ -9,6 +9,8 @@ use ctl::protocol::{
     PortCounters, PortDetail, Refusal, Status, Worker,
 };
 use ctl::server::Switch;
+use datapath::counters::WorkerStats;
+use datapath::ticks;
 use switch_core::fdb::FdbAccess;
 use switch_core::{Instant, MacAddr, Vid};
 
@@ -113,34 +115,47 @@ fn counters(name: &str, port: &Port) -> PortCounters {
         copies: totals.copies,
         forwarded: totals.forwarded,
         offered: totals.offered,
+        rx_bursts: totals.rx_bursts,
+        cycles: totals.cycles,
+        polls_idle: totals.polls_idle,
+        wakeups: totals.wakeups,
+    }
+}
+
+impl Host {
+    fn workers(&self) -> Vec<Worker> {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let busy = self.datapath.busy_permille().into_iter().chain(std::iter::repeat(0));
+        let worker = |((cpu, stats), busy): ((Option<usize>, &WorkerStats), u16)| Worker {
+            cpu: cpu.map(|c| c as u64),
+            queues: read(&stats.queues),
+            polls: read(&stats.polls),
+            polls_idle: read(&stats.polls_idle),
+            frames: read(&stats.frames),
+            bursts: read(&stats.bursts),
+            sleeps: read(&stats.sleeps),
+            wakeups: read(&stats.wakeups),
+            cycles_busy: read(&stats.cycles_busy),
+            cycles_asleep: stats.cycles_asleep(ticks::now()),
+            busy_permille: busy.into(),
+        };
+        self.datapath.stats().zip(busy).map(worker).collect()
     }
 }
 
 impl Switch for Host {
     fn status(&self) -> Status {
         let state = self.lock();
+        let clock = self.datapath.clock();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id().into(),
             uptime_s: self.started.elapsed().as_secs(),
             networks: state.networks.len() as u64,
             ports: state.ports.len() as u64,
-            workers: self
-                .datapath
-                .stats()
-                .map(|(cpu, stats)| {
-                    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-                    Worker {
-                        cpu: cpu.map(|c| c as u64),
-                        queues: read(&stats.queues),
-                        polls: read(&stats.polls),
-                        polls_idle: read(&stats.polls_idle),
-                        frames: read(&stats.frames),
-                        bursts: read(&stats.bursts),
-                        sleeps: read(&stats.sleeps),
-                    }
-                })
-                .collect(),
+            cycles: clock.elapsed(),
+            cycles_per_s: clock.per_second(),
+            workers: self.workers(),
         }
     }
 

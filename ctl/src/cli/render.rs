@@ -28,6 +28,12 @@ fn list(items: &[String]) -> String {
     or_dash(Some(&items.join(", ")))
 }
 
+/// One number for each of another, with a digit after the point; a dash if there is none of the other.
+fn ratio(of: u64, each: u64) -> String {
+    let tenths = (u128::from(of) * 10 + u128::from(each) / 2).checked_div(each.into());
+    tenths.map_or_else(|| "-".to_owned(), |tenths| format!("{}.{}", tenths / 10, tenths % 10))
+}
+
 impl Render for Status {
     fn render(&self) -> String {
         let mut out = pairs(&[
@@ -37,12 +43,31 @@ impl Render for Status {
             ("networks", self.networks.to_string()),
             ("ports", self.ports.to_string()),
         ]);
-        let mut table = Table::new(&[">CPU", ">QUEUES", ">POLLS", ">IDLE", ">FRAMES", ">BURSTS", ">SLEEPS"]);
+        let mut table = Table::new(&[
+            ">CPU",
+            ">QUEUES",
+            ">BUSY",
+            ">FRAMES",
+            ">CYCLES/FRAME",
+            ">FRAMES/BURST",
+            ">POLLS",
+            ">IN-VAIN",
+            ">SLEEPS",
+            ">WAKE-UPS",
+        ]);
         for worker in &self.workers {
-            let cpu = worker.cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string());
-            let numbers =
-                [worker.queues, worker.polls, worker.polls_idle, worker.frames, worker.bursts, worker.sleeps];
-            table.row([cpu].into_iter().chain(numbers.map(|n| n.to_string())));
+            table.row([
+                worker.cpu.map_or_else(|| "any".to_owned(), |cpu| cpu.to_string()),
+                worker.queues.to_string(),
+                format!("{} %", ratio(worker.busy_permille, 10)),
+                worker.frames.to_string(),
+                ratio(worker.cycles_busy, worker.frames),
+                ratio(worker.frames, worker.bursts),
+                worker.polls.to_string(),
+                worker.polls_idle.to_string(),
+                worker.sleeps.to_string(),
+                worker.wakeups.to_string(),
+            ]);
         }
         if !self.workers.is_empty() {
             out.push('\n');
@@ -189,6 +214,10 @@ impl Render for PortCounters {
             ("copies", self.copies.to_string()),
             ("forwarded", self.forwarded.to_string()),
             ("offered", self.offered.to_string()),
+            ("frames/burst", ratio(self.rx_frames, self.rx_bursts)),
+            ("cycles/frame", ratio(self.cycles, self.rx_frames)),
+            ("polls in vain", self.polls_idle.to_string()),
+            ("wake-ups", self.wakeups.to_string()),
             ("drops", drops(self).to_string()),
         ];
         let reasons: Vec<_> = self.drops.iter().map(|(reason, n)| (format!("  {reason}"), n)).collect();
@@ -199,10 +228,20 @@ impl Render for PortCounters {
 
 impl Render for Vec<PortCounters> {
     fn render(&self) -> String {
-        let mut table = Table::new(&["NAME", ">RX-FRAMES", ">RX-BYTES", ">TX-FRAMES", ">TX-BYTES", ">DROPS"]);
+        let mut table = Table::new(&[
+            "NAME",
+            ">RX-FRAMES",
+            ">RX-BYTES",
+            ">TX-FRAMES",
+            ">TX-BYTES",
+            ">DROPS",
+            ">FRAMES/BURST",
+            ">CYCLES/FRAME",
+        ]);
         for port in self {
             let numbers = [port.rx_frames, port.rx_bytes, port.tx_frames, port.tx_bytes, drops(port)];
-            table.row([port.name.clone()].into_iter().chain(numbers.map(|n| n.to_string())));
+            let ratios = [ratio(port.rx_frames, port.rx_bursts), ratio(port.cycles, port.rx_frames)];
+            table.row([port.name.clone()].into_iter().chain(numbers.map(|n| n.to_string())).chain(ratios));
         }
         table.render()
     }

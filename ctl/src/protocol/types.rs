@@ -12,9 +12,9 @@ pub struct Worker {
     pub cpu: Option<u64>,
     /// Receive queues that it serves.
     pub queues: u64,
-    /// Rounds over its queues.
+    /// Looks at its queues.
     pub polls: u64,
-    /// Rounds that found nothing.
+    /// Looks that found nothing.
     pub polls_idle: u64,
     /// Frames received.
     pub frames: u64,
@@ -22,6 +22,15 @@ pub struct Worker {
     pub bursts: u64,
     /// Times that it slept.
     pub sleeps: u64,
+    /// Times that a queue which had been left alone said that it has work.
+    pub wakeups: u64,
+    /// Cycles that it was busy with bursts, from the look at a queue to the last delivery.
+    pub cycles_busy: u64,
+    /// Cycles that it slept. The rest of the daemon's cycles it polled in vain, or did what it was told.
+    pub cycles_asleep: u64,
+    /// The share of its time that it was busy with bursts lately, in thousandths: in the last second or two of
+    /// traffic.
+    pub busy_permille: u64,
 }
 
 /// The daemon.
@@ -37,6 +46,10 @@ pub struct Status {
     pub networks: u64,
     /// How many ports there are.
     pub ports: u64,
+    /// Cycles since its workers were started: of the processor's time-stamp counter, or nanoseconds where there is none.
+    pub cycles: u64,
+    /// How many of them there are in a second.
+    pub cycles_per_s: u64,
     /// Its workers.
     pub workers: Vec<Worker>,
 }
@@ -273,6 +286,14 @@ pub struct PortCounters {
     pub forwarded: u64,
     /// Frames and copies of others that were offered to this port.
     pub offered: u64,
+    /// Bursts that its frames were received in.
+    pub rx_bursts: u64,
+    /// Cycles that those bursts took, with all that was done for their frames.
+    pub cycles: u64,
+    /// Looks at its queues that found nothing.
+    pub polls_idle: u64,
+    /// Times that it woke a worker that had left it alone.
+    pub wakeups: u64,
 }
 
 /// An address that a network has learned or was told.

@@ -104,10 +104,15 @@ impl Switch for Fake {
             uptime_s: 7,
             networks: self.networks.borrow().len() as u64,
             ports: self.ports.borrow().len() as u64,
+            cycles: 0,
+            cycles_per_s: 0,
             workers: vec![Worker {
                 cpu: Some(2),
                 queues: 3,
                 polls: u64::from(u32::MAX) + 1,
+                frames: 1000,
+                cycles_busy: 345_678,
+                busy_permille: 73,
                 ..Worker::default()
             }],
         }
@@ -258,6 +263,9 @@ impl Switch for Fake {
             name: spec.name.clone(),
             rx_frames: 5,
             rx_bytes: 500,
+            rx_bursts: 2,
+            cycles: 1234,
+            wakeups: 1,
             drops: BTreeMap::from([("tx_ring_full".to_owned(), 2), ("bad_source".to_owned(), 0)]),
             ..PortCounters::default()
         };
