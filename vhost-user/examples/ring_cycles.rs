@@ -1,11 +1,12 @@
 //! Cycles that one frame takes from one guest's ring to another's, without a switch between them.
 //!
-//! `cargo run --release -p vhost-user --example ring_cycles [frame bytes] [frames in a burst]`
+//! `cargo run --release -p vhost-user --example ring_cycles [frame bytes] [frames in a burst] [alone]`
 //!
 //! Two front-ends of this process are attached to two ports; this thread is their worker and measures its own
 //! time only: receive, transmit, release. In the first run it drives the guests too, between the measured
 //! parts, so that everything is in its own cache; in the second a thread on another core does, and
-//! each line that a guest wrote comes from there, as with real guests.
+//! each line that a guest wrote comes from there, as with real guests. With `alone` there is no second run, so that
+//! a profiler that counts instructions counts the same ones each time.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,6 +95,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let len: usize = args.next().map_or(Ok(64), |a| a.parse())?;
     let size: usize = args.next().map_or(Ok(32), |a| a.parse())?;
     let size = size.clamp(1, 64);
+    let alone = args.next().is_some_and(|a| a == "alone");
     let dir = std::env::temp_dir();
     let mut ids = Registry::<PortId>::new(2);
     let host = Arc::new(Host::default());
@@ -131,6 +133,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("one core:  {len} B, bursts of {size}: {}", spread(all));
     }
 
+    if alone {
+        drop(queue);
+        return Ok(());
+    }
     let stop = Arc::new(AtomicBool::new(false));
     let guest = {
         let stop = Arc::clone(&stop);

@@ -23,7 +23,7 @@ use crate::vring::copy::segment_of;
 use crate::vring::notify::Event;
 use crate::vring::rx::RxRing;
 use crate::vring::split::SplitRing;
-use crate::vring::tx::TxRing;
+use crate::vring::tx::TxQueue;
 use crate::vring::{Layout, RingFeatures, RingSetup, RingShared};
 
 /// Bytes of a fuzzed guest's memory: two regions of half as many each, which touch.
@@ -117,7 +117,7 @@ impl Guest {
     /// Transmits frames of these lengths into the ring that the memory holds; how many it took.
     pub fn transmit(&self, size: u32, features: u64, lens: &[usize]) -> usize {
         let Some(ring) = self.ring(size, features) else { return 0 };
-        let mut ring = TxRing::new(ring, &RingFeatures::new(features));
+        let mut ring = TxQueue::new(ring, &RingFeatures::new(features));
         let mut burst = Burst::new();
         let mut taken = 0;
         for lens in lens.chunks(BURST) {

@@ -68,6 +68,8 @@ impl Scene {
     /// The driver sets its rings up anew, and traffic crosses again.
     fn recover(&mut self) {
         self.bad_device.stop().unwrap();
+        // What it sent before is there now, and no more comes.
+        while let Ok(Some(_)) = self.good_device.try_recv(&mut Vec::new()) {}
         self.bad_device.reset_rings(0).unwrap();
         self.bad_device.resume().unwrap();
         self.bad.wait_state(&PortState::Up);

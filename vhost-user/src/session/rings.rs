@@ -17,7 +17,7 @@ use crate::port::Shared;
 use crate::vring::notify::Event;
 use crate::vring::rx::RxRing;
 use crate::vring::split::SplitRing;
-use crate::vring::tx::TxRing;
+use crate::vring::tx::{TxQueue, TxRing};
 use crate::vring::{Layout, RingFeatures, RingSetup, RingShared, SetupError};
 
 /// How the driver wakes us.
@@ -144,7 +144,8 @@ impl Rings {
                 .map_err(|source| StartError::Event { index, source })?;
             ring.running = Running::Receiving(self.host.attach(self.port, Box::new(queue)));
         } else {
-            self.shared.tx.put(index / 2, TxRing::new(split, &features), features.to_driver);
+            let queue = TxRing::Split(TxQueue::new(split, &features));
+            self.shared.tx.put(index / 2, queue, features.to_driver);
             ring.running = Running::Transmitting;
         }
         // The driver may have missed a call of the last run's.

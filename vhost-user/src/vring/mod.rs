@@ -1,6 +1,8 @@
 //! Virtqueues: the rings through which driver and device hand buffers to each other (virtio 1.2, 2.6 and 2.7).
 //!
-//! - [`split`]: a split virtqueue's three parts, and what both directions do with them.
+//! - [`ring`]: what both directions ask of a virtqueue, whatever its layout.
+//! - [`split`]: a split virtqueue.
+//! - [`chain`]: chains of descriptors, and where their bytes are.
 //! - [`rx`]: a guest's transmit queue, from which the switch receives.
 //! - [`tx`]: a guest's receive queue, into which the switch transmits.
 //! - [`notify`]: kick and call.
@@ -10,8 +12,10 @@
 //! is [`PortError::Protocol`]: its port is quarantined until the driver sets
 //! the ring up anew.
 
+mod chain;
 pub(crate) mod copy;
 pub(crate) mod notify;
+mod ring;
 pub(crate) mod rx;
 pub(crate) mod split;
 pub(crate) mod tx;

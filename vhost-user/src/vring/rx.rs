@@ -5,7 +5,7 @@
 //! entries are written and published by [`RxQueue::release`], once per burst.
 //!
 //! Most frames come in one descriptor (header and frame) or two (header, frame): those are copied straight.
-//! All other shapes go through [`SplitRing::walk`].
+//! All other shapes go through [`Ring::walk`].
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
@@ -20,9 +20,10 @@ use switch_core::offload::OffloadSet;
 use switch_core::verdict::BURST;
 use switch_core::virtio_net::{HEADER_LEN, VnetHeader};
 
+use super::chain::{Descriptor, PIECES_MAX, Piece, Walk};
 use super::copy::{prefetch, short};
 use super::notify::Event;
-use super::split::{Descriptor, PIECES_MAX, Piece, SplitRing, Walk};
+use super::ring::Ring;
 use super::{RingFeatures, RingShared};
 
 /// Descriptors that one burst follows through chains of more than two, so that a guest cannot make its worker
@@ -44,13 +45,14 @@ enum Shape {
 pub(crate) type OnBroken = Arc<dyn Fn(&RingShared, &PortError) + Send + Sync>;
 
 /// See the module's text.
-pub(crate) struct RxRing {
-    ring: SplitRing,
+pub(crate) struct RxRing<R: Ring> {
+    ring: R,
     header_len: usize,
     accepted: OffloadSet,
-    /// Chains of the last burst, in order; given back by `release`.
-    taken: [u16; BURST],
+    /// Chains of the last burst, in order; those below `taken_len` are given back by `release`.
+    taken: [R::Chain; BURST],
     taken_len: usize,
+    shapes: [Shape; BURST],
     pieces: Vec<Piece>,
     segments: Vec<Segment>,
     kick: Arc<Event>,
@@ -61,13 +63,13 @@ pub(crate) struct RxRing {
     on_broken: OnBroken,
 }
 
-// SAFETY: the pieces and segments are scratch space, empty of meaning between calls; the rest is Send.
-unsafe impl Send for RxRing {}
+// SAFETY: the shapes, pieces and segments are scratch space, empty of meaning between calls; the rest is Send.
+unsafe impl<R: Ring + Send> Send for RxRing<R> where R::Chain: Send {}
 
-impl RxRing {
+impl<R: Ring> RxRing<R> {
     /// A queue on a ring. Without `kick` the driver expects to be polled.
     pub(crate) fn new(
-        ring: SplitRing,
+        ring: R,
         features: &RingFeatures,
         kick: Option<Arc<Event>>,
         on_broken: OnBroken,
@@ -81,8 +83,9 @@ impl RxRing {
             ring,
             header_len: features.header_len,
             accepted: features.from_driver,
-            taken: [0; BURST],
+            taken: [R::Chain::default(); BURST],
             taken_len: 0,
+            shapes: [Shape::Short { len: 0 }; BURST],
             pieces: Vec::with_capacity(PIECES_MAX),
             segments: Vec::with_capacity(PIECES_MAX),
             kick,
@@ -94,43 +97,43 @@ impl RxRing {
     }
 
     fn fail(&mut self, why: PortError) -> PortError {
-        (self.on_broken)(&self.ring.shared, &why);
+        (self.on_broken)(self.ring.shared(), &why);
         why
     }
 
     #[inline]
     fn receive(&mut self, burst: &mut Burst, drops: &mut RxDrops) -> Result<(), PortError> {
-        self.ring.check_memory()?;
-        let ready = usize::from(self.ring.available()?);
-        let n = ready.min(BURST.saturating_sub(burst.len()));
-        if n == 0 {
+        self.ring.buffers().check()?;
+        let most = self.ring.begin(BURST.saturating_sub(burst.len()))?.min(BURST);
+        if most == 0 {
             return Ok(());
         }
 
-        let mut heads = [0u16; BURST];
-        for (i, head) in heads[..n].iter_mut().enumerate() {
-            *head = self.ring.head(i as u16)?;
-            self.ring.prefetch_descriptor(*head);
-        }
-
-        let mut shapes = [Shape::Short { len: 0 }; BURST];
-        let mut good = n;
-        for i in 0..n {
-            match self.shape(heads[i]) {
-                Ok(shape) => shapes[i] = shape,
+        let mut good = 0;
+        while good < most {
+            let found = match self.ring.chain(good) {
+                Ok(Some((chain, first))) => self.shape(first).map(|shape| (chain, shape)),
+                Ok(None) => break,
+                Err(e) => Err(e),
+            };
+            match found {
+                Ok((chain, shape)) => {
+                    self.taken[good] = chain;
+                    self.shapes[good] = shape;
+                }
                 Err(e) => {
                     // The frames before the bad one are delivered first.
                     self.broken = Some(e);
-                    good = i;
                     break;
                 }
             }
+            good += 1;
         }
 
         let mut budget = WALK_BUDGET;
         let mut done = 0;
-        for shape in &shapes[..good] {
-            let pushed = match *shape {
+        while done < good {
+            let pushed = match self.shapes[done] {
                 Shape::Straight { header, data, len } => self.straight(burst, drops, header, data, len),
                 Shape::Short { len } => {
                     drops.short_header += 1;
@@ -148,41 +151,38 @@ impl RxRing {
             if !pushed {
                 break;
             }
-            self.taken[done] = heads[done];
             done += 1;
             if budget == 0 {
                 break;
             }
         }
         self.taken_len = done;
-        self.ring.next_avail = self.ring.next_avail.wrapping_add(done as u16);
         // What was copied out is what counts: the compiler must not go back to the guest's memory for it.
         compiler_fence(Ordering::SeqCst);
-        self.ring.check_memory()
+        self.ring.buffers().check()
     }
 
     /// Second pass: where a chain's header and bytes are.
     #[inline(always)]
-    fn shape(&mut self, head: u16) -> Result<Shape, PortError> {
-        let first = self.ring.descriptor(head);
+    fn shape(&mut self, first: Descriptor) -> Result<Shape, PortError> {
         let header_len = self.header_len as u32;
         if first.is_single_readable() {
             if first.len <= header_len {
                 // The address is checked all the same.
-                if self.ring.contiguous(first.addr, first.len).is_some() {
+                if self.ring.buffers().contiguous(first.addr, first.len).is_some() {
                     return Ok(Shape::Short { len: first.len });
                 }
-            } else if let Some(ptr) = self.ring.contiguous(first.addr, first.len) {
+            } else if let Some(ptr) = self.ring.buffers().contiguous(first.addr, first.len) {
                 prefetch(ptr);
                 prefetch(ptr.wrapping_add(64));
                 let data = ptr.wrapping_add(self.header_len);
                 return Ok(Shape::Straight { header: ptr, data, len: first.len - header_len });
             }
         } else if first.is_first_readable() && first.len == header_len {
-            let second = self.ring.next(first)?;
+            let second = self.ring.successor(first)?;
             if second.is_single_readable() && second.len > 0 {
-                let header = self.ring.contiguous(first.addr, first.len);
-                let data = self.ring.contiguous(second.addr, second.len);
+                let header = self.ring.buffers().contiguous(first.addr, first.len);
+                let data = self.ring.buffers().contiguous(second.addr, second.len);
                 if let (Some(header), Some(data)) = (header, data) {
                     prefetch(header);
                     prefetch(data);
@@ -319,7 +319,7 @@ impl RxRing {
 
     #[cold]
     fn push_injected(&mut self, burst: &mut Burst) {
-        for frame in self.ring.shared.take_injected() {
+        for frame in self.ring.shared().take_injected() {
             let Some(head) = burst.next_head() else { break };
             head.vnet = VnetHeader::default();
             let bytes = head.begin(frame.len() as u32, frame.len());
@@ -355,13 +355,16 @@ fn take(pieces: &mut [Segment], mut at: usize, to: &mut [u8]) -> usize {
     at
 }
 
-impl RxQueue for RxRing {
+impl<R: Ring + Send> RxQueue for RxRing<R>
+where
+    R::Chain: Send,
+{
     fn rx_burst(&mut self, burst: &mut Burst, drops: &mut RxDrops) -> Result<usize, PortError> {
         burst.accepted = self.accepted;
         if let Some(e) = self.broken.take() {
             return Err(self.fail(e));
         }
-        if self.ring.shared.has_injected() {
+        if self.ring.shared().has_injected() {
             self.push_injected(burst);
         }
         match self.receive(burst, drops) {
@@ -375,10 +378,7 @@ impl RxQueue for RxRing {
     }
 
     fn release(&mut self) {
-        for (i, &head) in self.taken[..self.taken_len].iter().enumerate() {
-            self.ring.write_used(i as u16, head, 0);
-        }
-        self.ring.publish(self.taken_len as u16);
+        self.ring.give_back(&self.taken[..self.taken_len.min(BURST)]);
         self.taken_len = 0;
     }
 
@@ -387,12 +387,12 @@ impl RxQueue for RxRing {
     }
 
     fn arm(&mut self) -> Result<Armed, PortError> {
-        if self.broken.is_some() || self.ring.shared.has_injected() || self.polled {
+        if self.broken.is_some() || self.ring.shared().has_injected() || self.polled {
             return Ok(Armed::Work);
         }
         self.armed = true;
-        match self.ring.ask_for_kicks().and_then(|work| self.ring.check_memory().map(|()| work)) {
-            Ok(false) if !self.ring.shared.has_injected() => Ok(Armed::Sleeping),
+        match self.ring.ask_for_kicks().and_then(|work| self.ring.buffers().check().map(|()| work)) {
+            Ok(false) if !self.ring.shared().has_injected() => Ok(Armed::Sleeping),
             Ok(_) => {
                 self.ring.refuse_kicks();
                 Ok(Armed::Work)

@@ -7,18 +7,20 @@ use switch_core::verdict::BURST;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
+use super::chain::Walk;
 use super::mock::{Desc, INDIRECT, MockDriver, NEXT, WRITE, table_bytes};
 use super::notify::Event;
+use super::ring::Ring;
 use super::rx::RxRing;
-use super::split::Walk;
-use super::tx::TxRing;
+use super::split::SplitRing;
+use super::tx::TxQueue;
 use super::{RingFeatures, SetupError};
 use crate::features;
 
 const MODERN: u64 = 1 << features::VERSION_1;
 const ALL: u64 = MODERN | 1 << features::INDIRECT_DESC | 1 << features::MRG_RXBUF;
 
-fn rx(driver: &MockDriver, features: u64) -> RxRing {
+fn rx(driver: &MockDriver, features: u64) -> RxRing<SplitRing> {
     let ring = driver.ring(features).unwrap();
     let kick = Some(Arc::new(Event::new().unwrap()));
     RxRing::new(
@@ -170,7 +172,7 @@ fn the_driver_is_called_once_a_burst_and_only_if_it_wants_to_be() {
         }
     };
     driver.access.set_desc(0, Desc::new(driver.buffers(), 76, 0, 0));
-    let pass = |queue: &mut RxRing, n: usize| {
+    let pass = |queue: &mut RxRing<SplitRing>, n: usize| {
         offer(&driver, &vec![0; n]);
         let mut burst = Burst::new();
         assert_eq!(queue.rx_burst(&mut burst, &mut RxDrops::default()).unwrap(), n);
@@ -253,7 +255,7 @@ proptest! {
         let driver = MockDriver::new(64, 1);
         driver.access.set_avail_idx(base);
         driver.access.set_used_idx(base);
-        let mut ring = TxRing::new(driver.ring(ALL).unwrap(), &RingFeatures::new(ALL));
+        let mut ring = TxQueue::new(driver.ring(ALL).unwrap(), &RingFeatures::new(ALL));
         for i in 0..64u16 {
             let len = lens[usize::from(i) % lens.len()];
             driver.access.set_desc(i, Desc::new(driver.buffers() + 2048 * u64::from(i), len, WRITE, 0));
@@ -293,7 +295,8 @@ proptest! {
         let mut ring = driver.ring(ALL).unwrap();
         let mut pieces = Vec::new();
         let mut budget = 1000;
-        let first = ring.descriptor(ring.head(0).unwrap());
+        assert_eq!(ring.begin(1).unwrap(), 1);
+        let (_, first) = ring.chain(0).unwrap().unwrap();
         let ours = ring.walk(first, false, &mut pieces, &mut budget);
 
         let ranges = driver.guest.regions().iter().map(|r| {

@@ -15,21 +15,23 @@ use switch_core::offload::{Checksum, Offload, OffloadSet};
 use switch_core::verdict::BURST;
 use switch_core::virtio_net::{self, HEADER_LEN};
 
-use super::RingFeatures;
+use super::chain::{PIECES_MAX, Piece, Walk};
 use super::copy::{prefetch_write, short};
-use super::split::{PIECES_MAX, Piece, SplitRing, Walk};
+use super::ring::Ring;
+use super::split::SplitRing;
+use super::{RingFeatures, RingShared};
 
 /// Buffers that one frame may be spread over. A frame of 64 KB takes 43 of 1,536 bytes.
 const MERGE_MAX: usize = 64;
 /// Descriptors that one frame's buffers may have.
 const WALK_BUDGET: usize = 1024;
 
-/// A buffer of one descriptor, found ahead; `len` 0 for those of other shapes.
+/// A buffer of one descriptor, found ahead.
 #[derive(Clone, Copy)]
-struct Ahead {
+struct Ahead<C> {
     ptr: *mut u8,
     len: u32,
-    head: u16,
+    chain: C,
 }
 
 /// Why a frame was not put into the ring.
@@ -40,28 +42,53 @@ enum Refused {
     Small,
 }
 
+/// A guest's receive queue, in whatever ring it is.
+pub(crate) enum TxRing {
+    Split(TxQueue<SplitRing>),
+}
+
+impl TxRing {
+    /// Transmits what fits. After an error the ring takes nothing more.
+    #[inline]
+    pub(crate) fn transmit(&mut self, frames: &mut Bucket<'_>) -> Result<TxReport, PortError> {
+        match self {
+            Self::Split(queue) => queue.transmit(frames),
+        }
+    }
+
+    /// What the ring and its session share.
+    pub(crate) fn shared(&self) -> &RingShared {
+        match self {
+            Self::Split(queue) => queue.ring.shared(),
+        }
+    }
+}
+
 /// See the module's text.
-pub(crate) struct TxRing {
-    ring: SplitRing,
+pub(crate) struct TxQueue<R: Ring> {
+    ring: R,
     header_len: usize,
     mergeable: bool,
     offloads: OffloadSet,
+    ahead: [Ahead<R::Chain>; BURST],
     pieces: Vec<Piece>,
-    /// Chains of one frame: head and capacity.
-    chains: Vec<(u16, u64)>,
+    /// Chains of one frame, and their capacity.
+    chains: Vec<(R::Chain, u64)>,
     broken: bool,
 }
 
-// SAFETY: the pieces are scratch space, empty of meaning between calls; the rest is Send.
-unsafe impl Send for TxRing {}
+// SAFETY: the buffers ahead and the pieces are scratch space, empty of meaning between calls; the rest is Send.
+unsafe impl<R: Ring + Send> Send for TxQueue<R> where R::Chain: Send {}
 
-impl TxRing {
-    pub(crate) fn new(ring: SplitRing, features: &RingFeatures) -> Self {
+impl<R: Ring> TxQueue<R> {
+    pub(crate) fn new(ring: R, features: &RingFeatures) -> Self {
+        let none = Ahead { ptr: std::ptr::null_mut(), len: 0, chain: R::Chain::default() };
         Self {
             ring,
             header_len: features.header_len,
             mergeable: features.mergeable,
             offloads: features.to_driver,
+            ahead: [none; BURST],
             pieces: Vec::with_capacity(PIECES_MAX),
             chains: Vec::with_capacity(MERGE_MAX),
             broken: false,
@@ -76,59 +103,80 @@ impl TxRing {
         self.fill(frames).inspect_err(|_| self.broken = true)
     }
 
-    #[inline]
-    fn fill(&mut self, frames: &mut Bucket<'_>) -> Result<TxReport, PortError> {
-        self.ring.check_memory()?;
-        let mut report = TxReport::default();
-        let count = frames.len().min(BURST);
-        let available = self.ring.available()?;
-        let ahead_len = count.min(usize::from(available));
-        let mut ahead = [Ahead { ptr: std::ptr::null_mut(), len: 0, head: 0 }; BURST];
-        for (i, buffer) in ahead[..ahead_len].iter_mut().enumerate() {
-            buffer.head = self.ring.head(i as u16)?;
-            self.ring.prefetch_descriptor(buffer.head);
-        }
-        for buffer in &mut ahead[..ahead_len] {
-            let d = self.ring.descriptor(buffer.head);
+    /// Looks for buffers of one descriptor that is contiguous here; how many come next to each other. The first of
+    /// another shape is the next to be asked for.
+    #[inline(always)]
+    fn look_ahead(&mut self, count: usize) -> Result<usize, PortError> {
+        let most = self.ring.begin(count)?.min(BURST);
+        let mut n = 0;
+        while n < most {
+            let place = self.ring.place();
+            let Some((chain, d)) = self.ring.chain(n)? else { break };
             if d.is_single_writable()
-                && let Some(ptr) = self.ring.contiguous(d.addr, d.len)
+                && let Some(ptr) = self.ring.buffers().contiguous(d.addr, d.len)
             {
                 prefetch_write(ptr);
                 prefetch_write(ptr.wrapping_add(64));
-                *buffer = Ahead { ptr, len: d.len, head: buffer.head };
+                self.ahead[n] = Ahead { ptr, len: d.len, chain };
+            } else {
+                self.ring.return_to(place);
+                break;
             }
+            n += 1;
         }
+        Ok(n)
+    }
 
-        // Buffers taken so far; each has its used entry written.
-        let mut taken = 0u16;
+    #[inline]
+    fn fill(&mut self, frames: &mut Bucket<'_>) -> Result<TxReport, PortError> {
+        self.ring.buffers().check()?;
+        let mut report = TxReport::default();
+        let count = frames.len().min(BURST);
+        let ahead = self.look_ahead(count)?;
+
+        // Buffers taken so far, all of them written as used.
+        let mut taken = 0;
         let (mut full_from, mut small_from) = (usize::MAX, usize::MAX);
         for i in 0..count {
             let frame = frames.frame(i);
             let total = self.header_len + frame.head.frame_len();
-            let Some(header) = self.header(&frame.head.offload) else {
-                report.error |= 1 << i;
-                continue;
-            };
-            if let Some(buffer) = ahead[..ahead_len].get(usize::from(taken))
+            let mut header = PLAIN;
+            if frame.head.offload != Offload::NONE {
+                match self.header(&frame.head.offload) {
+                    Some(asks) => header = asks,
+                    None => {
+                        report.error |= 1 << i;
+                        continue;
+                    }
+                }
+            }
+            if taken < ahead
+                && let Some(&buffer) = self.ahead.get(taken)
                 && total <= buffer.len as usize
             {
-                // SAFETY: the buffer's `len` bytes are writable guest memory (checked above).
+                // SAFETY: the buffer's `len` bytes are writable guest memory (checked by `look_ahead`).
                 unsafe { write_frame(buffer.ptr, frame, header, self.header_len) };
-                self.ring.write_used(taken, buffer.head, total as u32);
+                self.ring.write_used(taken, buffer.chain, total as u32);
                 taken += 1;
                 continue;
             }
             let refused = if total >= small_from {
                 Err(Refused::Small)
-            } else if total >= full_from || taken == available {
+            } else if total >= full_from {
                 Err(Refused::Full)
             } else {
-                self.spread(frame, header, total, taken, available)?
+                let place = self.ring.place();
+                let spread = self.spread(frame, header, total, taken, ahead)?;
+                if spread.is_err() {
+                    self.ring.return_to(place);
+                }
+                spread
             };
             match refused {
-                Ok(buffers) => taken += buffers,
+                Ok(()) => taken += self.chains.len(),
                 Err(Refused::Full) => {
-                    full_from = full_from.min(total);
+                    // Not one buffer: no frame fits any more.
+                    full_from = if self.chains.is_empty() { 0 } else { full_from.min(total) };
                     report.full |= 1 << i;
                 }
                 Err(Refused::Small) => {
@@ -137,18 +185,14 @@ impl TxRing {
                 }
             }
         }
-        self.ring.check_memory()?;
-        self.ring.next_avail = self.ring.next_avail.wrapping_add(taken);
+        self.ring.buffers().check()?;
         self.ring.publish(taken);
         Ok(report)
     }
 
     /// The header that says what the frame asks for, or `None` if the driver did not agree to it.
-    #[inline(always)]
+    #[inline(never)]
     fn header(&self, offload: &Offload) -> Option<[u8; HEADER_LEN]> {
-        if *offload == Offload::NONE {
-            return Some(PLAIN);
-        }
         if !self.offloads.contains(offload.needs()) {
             return None;
         }
@@ -160,35 +204,40 @@ impl TxRing {
         Some(header.to_bytes())
     }
 
-    /// Puts a frame into chains of any form, and several of them if the driver merges; how many.
+    /// Puts a frame into chains of any form, and several of them if the driver merges. They are in
+    /// `self.chains`, also if they were refused.
     fn spread(
         &mut self,
         frame: Frame<'_>,
         mut header: [u8; HEADER_LEN],
         total: usize,
-        taken: u16,
-        available: u16,
-    ) -> Result<Result<u16, Refused>, PortError> {
+        taken: usize,
+        ahead: usize,
+    ) -> Result<Result<(), Refused>, PortError> {
         self.pieces.clear();
         self.chains.clear();
         let mut capacity = 0u64;
         let mut budget = WALK_BUDGET;
         while capacity < total as u64 {
-            let next = taken + self.chains.len() as u16;
+            let next = taken + self.chains.len();
             if self.chains.len() == MERGE_MAX || budget == 0 || (!self.mergeable && !self.chains.is_empty()) {
                 return Ok(Err(Refused::Small));
             }
-            if next == available {
-                return Ok(Err(Refused::Full));
+            if next < ahead
+                && let Some(&Ahead { ptr, len, chain }) = self.ahead.get(next)
+            {
+                self.pieces.push(Piece { ptr, len });
+                self.chains.push((chain, u64::from(len)));
+                capacity += u64::from(len);
+                continue;
             }
-            let head = self.ring.head(next)?;
-            let first = self.ring.descriptor(head);
+            let Some((chain, first)) = self.ring.further(next)? else { return Ok(Err(Refused::Full)) };
             let from = self.pieces.len();
             if self.ring.walk(first, true, &mut self.pieces, &mut budget)? == Walk::TooLong {
                 return Ok(Err(Refused::Small));
             }
             let bytes = self.pieces[from..].iter().map(|p| u64::from(p.len)).sum();
-            self.chains.push((head, bytes));
+            self.chains.push((chain, bytes));
             capacity += bytes;
         }
 
@@ -203,17 +252,12 @@ impl TxRing {
             to.write(*segment);
         }
         let mut left = total as u64;
-        for (i, &(head, bytes)) in self.chains.iter().enumerate() {
+        for (i, &(chain, bytes)) in self.chains.iter().enumerate() {
             let written = left.min(bytes);
-            self.ring.write_used(taken + i as u16, head, written as u32);
+            self.ring.write_used(taken + i, chain, written as u32);
             left -= written;
         }
-        Ok(Ok(buffers))
-    }
-
-    /// Why `shared` is not the ring's only owner: the session reads where the ring stands.
-    pub(crate) fn shared(&self) -> &super::RingShared {
-        &self.ring.shared
+        Ok(Ok(()))
     }
 }
 
