@@ -14,6 +14,7 @@ pub(crate) fn of(record: &Record) -> String {
         "Each entry: {}. Ratios are taken within a round; everything is counted at the receiver.\n\n",
         table::entries(scenario)
     );
+    let _ = write!(text, "![medians and spread]({}.svg)\n\n", scenario.name);
     for remark in &scenario.remarks {
         let _ = write!(text, "{remark}\n\n");
     }
