@@ -34,6 +34,8 @@ pub struct Burst {
     tails: [u32; BURST + 1],
     segments: Vec<Segment>,
     len: usize,
+    /// Frames that it may have.
+    most: usize,
     /// Offloads that the sender negotiated. Set by the port.
     pub accepted: OffloadSet,
     /// The port that all of the burst goes to, past the network's forwarding. Set by ports whose sender has
@@ -57,6 +59,7 @@ impl Burst {
             tails: [0; BURST + 1],
             segments: Vec::with_capacity(BURST_SEGMENTS),
             len: 0,
+            most: BURST,
             accepted: OffloadSet::NONE,
             direct: None,
             from: None,
@@ -69,6 +72,13 @@ impl Burst {
         self.segments.clear();
         self.len = 0;
         self.direct = None;
+    }
+
+    /// Empties the burst, for at most `most` frames, 1 to [`BURST`].
+    #[inline]
+    pub(crate) fn begin(&mut self, most: usize) {
+        self.clear();
+        self.most = most.clamp(1, BURST);
     }
 
     /// Frames in the burst.
@@ -86,13 +96,17 @@ impl Burst {
     /// How many more frames can be taken for certain, whatever their tails.
     #[inline]
     pub fn room(&self) -> usize {
-        if self.segments.len() + FRAME_SEGMENTS > BURST_SEGMENTS { 0 } else { BURST - self.len }
+        if self.segments.len() + FRAME_SEGMENTS > BURST_SEGMENTS {
+            0
+        } else {
+            self.most.saturating_sub(self.len)
+        }
     }
 
     /// The head of the next frame, to be filled before [`Burst::push`]. `None` when the burst is full.
     #[inline]
     pub fn next_head(&mut self) -> Option<&mut Head> {
-        self.heads.get_mut(self.len)
+        if self.len < self.most { self.heads.get_mut(self.len) } else { None }
     }
 
     /// Takes in the frame whose head [`Burst::next_head`] gave, with its tail in `segments`, which must add

@@ -175,6 +175,25 @@ impl Totals {
     }
 }
 
+/// What was done for one queue, since it was attached. The worker that polls it is the only writer.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct QueueStats {
+    pub(crate) frames: AtomicU64,
+    pub(crate) bursts: AtomicU64,
+    /// What they took, in [ticks](crate::ticks).
+    pub(crate) cycles: AtomicU64,
+}
+
+impl QueueStats {
+    #[inline]
+    pub(crate) fn burst(&self, frames: u64, cycles: u64) {
+        add(&self.frames, frames);
+        add(&self.bursts, 1);
+        add(&self.cycles, cycles);
+    }
+}
+
 /// What a worker did, read in place by anybody. The worker is the only writer.
 #[derive(Debug, Default)]
 #[repr(align(128))]

@@ -55,14 +55,14 @@ impl Dispatcher {
         self.touched.reserve(topology.port_slots());
     }
 
-    /// Delivers a decided burst that was received from `ingress`.
+    /// Delivers a decided burst that was received from `ingress`; how many of its frames went to any port.
     pub(crate) fn deliver(
         &mut self,
         topology: &Topology,
         ingress: &PortEntry,
         burst: &mut Burst,
         verdicts: &Verdicts,
-    ) {
+    ) -> u64 {
         let mut tally = Tally::default();
         // Where the frame before went, if every frame of its ingress port may go there. Frames come in trains.
         let mut train = None;
@@ -98,6 +98,7 @@ impl Dispatcher {
             self.lists[slot].len = 0;
         }
         self.touched.clear();
+        tally.deliveries - tally.copies
     }
 
     /// Puts the frame on the list of a port, if the port may have it.

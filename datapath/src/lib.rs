@@ -5,11 +5,13 @@
 //! - [`memory`]: the only place that touches bytes which somebody else may change meanwhile.
 //! - [`path`]: one burst's way from its receive queue to its destinations.
 //! - [`topology`], [`counters`], [`police`]: what holds for ports, and what is known of them. [`ticks`]: what work took.
-//! - [`pool`], [`host`]: the threads that poll, and how queues come to them and go.
+//! - [`pool`], [`host`]: the threads that poll, and how queues come to them and go. Which queue goes to which worker is
+//!   `balance`'s to say, how a worker's queues take turns `turns`'.
 //! - [`tap`], [`netdev`]: ports to the host. [`local`]: to a station in this process. [`inmem`]: for simulations.
 //!
 //! The crate names no forwarding mode: decisions come through [`switch_core::mode`].
 
+mod balance;
 pub mod burst;
 pub mod counters;
 mod dispatch;
@@ -27,6 +29,7 @@ pub mod port;
 pub mod tap;
 pub mod ticks;
 pub mod topology;
+mod turns;
 mod worker;
 
 pub use burst::{Bucket, Burst, Frame, Segment};

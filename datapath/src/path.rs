@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use switch_core::ids::Id;
 use switch_core::mode::{Forwarder, Mode};
-use switch_core::verdict::{Verdict, Verdicts};
+use switch_core::verdict::{BURST, Verdict, Verdicts};
 use switch_core::{DropReason, Instant, NetworkId, PortId, check};
 
 use crate::burst::Burst;
@@ -29,12 +29,23 @@ struct View {
 pub enum Found {
     /// No frame.
     Nothing,
-    /// So many frames, which went their ways.
-    Frames(usize),
+    /// Frames, which went their ways.
+    Frames(Carried),
     /// The port has sent what its rate allows; it was not asked. It may send again at this time.
     Throttled(Instant),
     /// The port failed.
     Broken(PortError),
+}
+
+/// What a burst was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// Frames received, whatever became of them.
+    pub frames: u64,
+    /// Of those, the ones that were handed to at least one port.
+    pub forwarded: u64,
+    /// Bytes received, without virtio-net headers.
+    pub bytes: u64,
 }
 
 /// See the module's text.
@@ -95,13 +106,25 @@ impl FramePath {
     /// (it was just added, or is just going) is left alone.
     #[inline]
     pub fn carry(&mut self, now: Instant, from: PortId, queue: &mut dyn RxQueue) -> Found {
+        self.carry_at_most(BURST, now, from, queue)
+    }
+
+    /// The same, of at most `most` frames, 1 to [`BURST`].
+    #[inline]
+    pub fn carry_at_most(
+        &mut self,
+        most: usize,
+        now: Instant,
+        from: PortId,
+        queue: &mut dyn RxQueue,
+    ) -> Found {
         let Some(port) = self.topology.port(from) else { return Found::Nothing };
         if let Some(rate) = &port.rate
             && let Some(until) = rate.wait_until(now)
         {
             return Found::Throttled(until);
         }
-        self.burst.clear();
+        self.burst.begin(most);
         self.burst.from = Some(port.id);
         let mut drops = RxDrops::default();
         let received = match queue.rx_burst(&mut self.burst, &mut drops) {
@@ -112,7 +135,7 @@ impl FramePath {
             port.counters.cell(self.index).looked_in_vain();
             return Found::Nothing;
         }
-        let frames = admit(self.index, port, &mut self.burst, &drops);
+        let mut carried = admit(self.index, port, &mut self.burst, &drops);
         if !self.burst.is_empty() {
             self.verdicts.begin(self.burst.len());
             if let Some(to) = self.burst.direct {
@@ -120,10 +143,11 @@ impl FramePath {
             } else if let Some(Some(view)) = self.views.get_mut(port.network.index()) {
                 view.forwarder.decide(now, port.id, self.burst.heads_mut(), &mut self.verdicts);
             }
-            self.dispatcher.deliver(&self.topology, port, &mut self.burst, &self.verdicts);
+            carried.forwarded =
+                self.dispatcher.deliver(&self.topology, port, &mut self.burst, &self.verdicts);
         }
         queue.release();
-        Found::Frames(frames)
+        Found::Frames(carried)
     }
 
     /// Counts what the burst that was just carried took, in [ticks](crate::ticks).
@@ -147,9 +171,9 @@ impl FramePath {
     }
 }
 
-/// Counts a received burst, checks its frames, and keeps those that may go on; how many were received.
+/// Counts a received burst, checks its frames, and keeps those that may go on.
 #[inline]
-fn admit(worker: usize, port: &PortEntry, burst: &mut Burst, drops: &RxDrops) -> usize {
+fn admit(worker: usize, port: &PortEntry, burst: &mut Burst, drops: &RxDrops) -> Carried {
     let cell = port.counters.cell(worker);
     let accepted = burst.accepted;
     let received = burst.len();
@@ -190,5 +214,5 @@ fn admit(worker: usize, port: &PortEntry, burst: &mut Burst, drops: &RxDrops) ->
     if refused != 0 {
         burst.retain(!refused);
     }
-    frames as usize
+    Carried { frames, forwarded: 0, bytes }
 }

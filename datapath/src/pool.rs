@@ -1,8 +1,8 @@
 //! The workers as one: who polls what, and how the control side reaches them.
 //!
-//! Everything here is called off the workers. Queues are shared out so that each worker has about as many,
-//! and moved when ports come and go. A change of topology returns when every worker has taken it over, so
-//! that it holds for the next frame.
+//! Everything here is called off the workers. A queue goes to the worker that has least to do, then to the one with
+//! the fewest; [`Datapath::rebalance`] moves queues when loads have become uneven. A change of topology returns when
+//! every worker has taken it over, so that it holds for the next frame.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +16,8 @@ use mio::{Poll, Waker};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use switch_core::{Instant, PortId};
 
+use crate::balance::{Balancer, Move, QueueLoad};
+use crate::counters::QueueStats;
 use crate::host::{QueueHost, QueueId};
 use crate::load::Shares;
 use crate::port::RxQueue;
@@ -25,6 +27,8 @@ use crate::worker::{Command, WAKER, Worker};
 
 pub use crate::counters::WorkerStats;
 
+/// Frames in a burst, on average, from which on more were waiting: bursts hold 64.
+const BACKLOG: u64 = 48;
 /// Events that wait for the control side, at most; further ones are counted and lost.
 const EVENTS: usize = 1024;
 
@@ -102,19 +106,77 @@ impl Handle {
     }
 }
 
+/// A queue that a worker polls.
+struct Attached {
+    worker: usize,
+    port: PortId,
+    stats: Arc<QueueStats>,
+    /// What its counters were at the last measurement.
+    frames: u64,
+    bursts: u64,
+    cycles: u64,
+    /// Ticks that its bursts took between the last two.
+    load: u64,
+}
+
 #[derive(Default)]
 struct Assigned {
     next: u64,
-    /// Which worker polls which queue of which port.
-    queues: BTreeMap<QueueId, (usize, PortId)>,
+    queues: BTreeMap<QueueId, Attached>,
+    balancer: Balancer,
+    /// When the queues were measured last, in ticks.
+    at: u64,
+    /// How long before that they were measured.
+    interval: u64,
+}
+
+impl Assigned {
+    /// For each worker its load in eighths of its time, and how many queues it has: who has least gets the next one.
+    fn weights(&self, workers: usize) -> Vec<(u64, usize)> {
+        let mut weights = vec![(0, 0); workers];
+        for q in self.queues.values() {
+            weights[q.worker].0 += q.load;
+            weights[q.worker].1 += 1;
+        }
+        let eighth = (self.interval / 8).max(1);
+        weights.into_iter().map(|(load, queues)| (load / eighth, queues)).collect()
+    }
+
+    /// Measures the queues at `ticks`.
+    fn measure(&mut self, ticks: u64) -> Vec<QueueLoad> {
+        self.interval = ticks.saturating_sub(self.at);
+        self.at = ticks;
+        let loads = self.queues.iter_mut().map(|(&id, q)| {
+            let [frames, bursts, cycles] =
+                [&q.stats.frames, &q.stats.bursts, &q.stats.cycles].map(|n| n.load(Ordering::Relaxed));
+            let (new_frames, new_bursts) = (frames - q.frames, bursts - q.bursts);
+            q.load = cycles - q.cycles;
+            (q.frames, q.bursts, q.cycles) = (frames, bursts, cycles);
+            let backlog = new_bursts > 0 && new_frames >= new_bursts * BACKLOG;
+            QueueLoad { id, worker: q.worker, ticks: q.load, backlog }
+        });
+        loads.collect()
+    }
+}
+
+/// A queue that was moved to another worker, because of its load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// The port whose queue it is.
+    pub port: PortId,
+    /// The number of the worker that had it.
+    pub from: usize,
+    /// The number of the worker that has it.
+    pub to: usize,
 }
 
 /// The workers. See the module's text.
 pub struct Datapath {
     workers: Vec<Handle>,
     assigned: Mutex<Assigned>,
-    /// Held while a topology is handed out, so that all workers end with the same one.
-    publishing: Mutex<()>,
+    /// The topology that all workers have. Locked while another is handed out, so that all end with the same one; kept
+    /// so that it is taken apart here, and not by the worker that lets go of it last.
+    published: Mutex<Arc<Topology>>,
     events: Mutex<Option<Receiver<Event>>>,
     events_lost: Arc<AtomicU64>,
     origin: std::time::Instant,
@@ -149,7 +211,7 @@ impl Datapath {
         let mut this = Self {
             workers: Vec::new(),
             assigned: Mutex::default(),
-            publishing: Mutex::default(),
+            published: Mutex::default(),
             events: Mutex::new(Some(events)),
             events_lost,
             origin,
@@ -260,7 +322,7 @@ impl Datapath {
     /// Swaps in another topology; returns when every worker uses it.
     pub fn set_topology(&self, topology: Topology) {
         let topology = Arc::new(topology);
-        let _one_at_a_time = lock(&self.publishing);
+        let mut published = lock(&self.published);
         let waits: Vec<Receiver<()>> = self
             .workers
             .iter()
@@ -274,6 +336,7 @@ impl Datapath {
             // An error is a worker that has ended: it uses no topology.
             let _ = wait.recv();
         }
+        *published = topology;
     }
 
     fn take_back(&self, worker: usize, id: QueueId) -> Option<Box<dyn RxQueue>> {
@@ -282,30 +345,53 @@ impl Datapath {
         wait.recv().ok().flatten()
     }
 
-    /// The workers with the fewest and the most queues, and how many those have.
-    fn extremes(&self, assigned: &Assigned) -> ((usize, usize), (usize, usize)) {
-        let mut loads = vec![0usize; self.workers.len()];
-        for &(worker, _) in assigned.queues.values() {
-            loads[worker] += 1;
+    /// Moves the queue that makes the workers' loads more even, if there is one that is worth it. To be called at
+    /// regular intervals, of about a second: a load is what was measured in one of them, and a move must have been worth
+    /// it in two. The queue's frames stay in their order, and none is lost.
+    pub fn rebalance(&self) -> Option<Moved> {
+        let mut assigned = lock(&self.assigned);
+        let first = assigned.at == 0;
+        let loads = assigned.measure(ticks::now());
+        if first || self.workers.len() < 2 {
+            return None;
         }
-        let fewest = loads.iter().copied().enumerate().min_by_key(|&(i, n)| (n, i)).unwrap_or((0, 0));
-        let most = loads.iter().copied().enumerate().max_by_key(|&(i, n)| (n, i)).unwrap_or((0, 0));
-        (fewest, most)
+        let interval = assigned.interval;
+        let Move { id, from, to } = assigned.balancer.decide(self.workers.len(), interval, &loads)?;
+        let port = self.hand_over(&mut assigned, id, to)?;
+        Some(Moved { port, from, to })
     }
 
-    /// Moves queues from the worker with the most to the one with the fewest until they differ by one.
+    /// Moves a queue to another worker; its port. `None` if the queue is not attached.
+    fn hand_over(&self, assigned: &mut Assigned, id: QueueId, to: usize) -> Option<PortId> {
+        let attached = assigned.queues.get_mut(&id)?;
+        let queue = self.take_back(attached.worker, id)?;
+        attached.worker = to;
+        let (port, stats) = (attached.port, Arc::clone(&attached.stats));
+        self.workers[to].tell(Command::Attach { id, port, queue, stats });
+        Some(port)
+    }
+
+    /// Moves idle queues from the worker with the most to the one with the fewest until they differ by one, where
+    /// that has no more to do. Queues with a load are [`Datapath::rebalance`]'s.
     fn level(&self, assigned: &mut Assigned) {
         loop {
-            let ((to, few), (from, many)) = self.extremes(assigned);
-            if many <= few + 1 {
-                return;
-            }
-            let Some((&id, &(_, port))) = assigned.queues.iter().find(|(_, (w, _))| *w == from) else {
+            let weights = assigned.weights(self.workers.len());
+            let by_number = |&w: &usize| (weights[w].1, w);
+            let workers = 0..self.workers.len();
+            let (Some(from), Some(to)) =
+                (workers.clone().max_by_key(by_number), workers.min_by_key(by_number))
+            else {
                 return;
             };
-            let Some(queue) = self.take_back(from, id) else { return };
-            self.workers[to].tell(Command::Attach { id, port, queue });
-            assigned.queues.insert(id, (to, port));
+            if weights[from].1 <= weights[to].1 + 1 || weights[from].0 < weights[to].0 {
+                return;
+            }
+            let Some((&id, _)) = assigned.queues.iter().find(|(_, q)| q.worker == from && q.load == 0) else {
+                return;
+            };
+            if self.hand_over(assigned, id, to).is_none() {
+                return;
+            }
         }
     }
 }
@@ -315,16 +401,20 @@ impl QueueHost for Datapath {
         let mut assigned = lock(&self.assigned);
         let id = QueueId(assigned.next);
         assigned.next += 1;
-        let ((worker, _), _) = self.extremes(&assigned);
-        assigned.queues.insert(id, (worker, port));
-        self.workers[worker].tell(Command::Attach { id, port, queue });
+        let weights = assigned.weights(self.workers.len());
+        let worker = (0..self.workers.len()).min_by_key(|&w| (weights[w], w)).unwrap_or(0);
+        let stats = Arc::<QueueStats>::default();
+        let attached =
+            Attached { worker, port, stats: Arc::clone(&stats), frames: 0, bursts: 0, cycles: 0, load: 0 };
+        assigned.queues.insert(id, attached);
+        self.workers[worker].tell(Command::Attach { id, port, queue, stats });
         id
     }
 
     fn detach(&self, id: QueueId) -> Option<Box<dyn RxQueue>> {
         let mut assigned = lock(&self.assigned);
-        let (worker, _) = assigned.queues.remove(&id)?;
-        let queue = self.take_back(worker, id);
+        let attached = assigned.queues.remove(&id)?;
+        let queue = self.take_back(attached.worker, id);
         self.level(&mut assigned);
         queue
     }

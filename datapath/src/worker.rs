@@ -20,13 +20,14 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use switch_core::{Instant, PortId};
 
-use crate::counters::WorkerStats;
+use crate::counters::{QueueStats, WorkerStats};
 use crate::host::QueueId;
-use crate::path::{Found, FramePath};
+use crate::path::{Carried, Found, FramePath};
 use crate::pool::{Event, EventSink, Pacing};
 use crate::port::{Armed, PortError, RxQueue};
 use crate::ticks;
 use crate::topology::Topology;
+use crate::turns::{Account, Others, Turn};
 
 /// How long a round may find nothing before the worker backs off.
 const SPIN: Duration = Duration::from_micros(20);
@@ -43,7 +44,7 @@ pub(crate) const WAKER: Token = Token(0);
 /// What the control side asks of a worker.
 pub(crate) enum Command {
     /// Poll this queue from now on.
-    Attach { id: QueueId, port: PortId, queue: Box<dyn RxQueue> },
+    Attach { id: QueueId, port: PortId, queue: Box<dyn RxQueue>, stats: Arc<QueueStats> },
     /// Give this queue back.
     Detach { id: QueueId, reply: SyncSender<Option<Box<dyn RxQueue>>> },
     /// Use this topology from the next burst on.
@@ -69,6 +70,8 @@ struct Queue {
     queue: Box<dyn RxQueue>,
     state: State,
     fd: RawFd,
+    stats: Arc<QueueStats>,
+    account: Account,
 }
 
 pub(crate) struct Worker {
@@ -89,6 +92,8 @@ pub(crate) struct Worker {
     active: Vec<usize>,
     /// Slots that wait for their rate.
     throttled: Vec<usize>,
+    /// Who had work lately.
+    others: Others,
     /// Whether the last round found work: only then are idle queues armed by themselves.
     busy: bool,
 }
@@ -118,6 +123,7 @@ impl Worker {
             tokens: HashMap::new(),
             active: Vec::new(),
             throttled: Vec::new(),
+            others: Others::default(),
             busy: false,
         }
     }
@@ -172,7 +178,7 @@ impl Worker {
         self.pending.swap(false, Ordering::AcqRel);
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach { id, port, queue } => self.attach(id, port, queue),
+                Command::Attach { id, port, queue, stats } => self.attach(id, port, queue, stats),
                 Command::Detach { id, reply } => {
                     let queue = self.detach(id);
                     // Who asked may have given up waiting; the queue is then dropped here.
@@ -188,7 +194,7 @@ impl Worker {
         true
     }
 
-    fn attach(&mut self, id: QueueId, port: PortId, queue: Box<dyn RxQueue>) {
+    fn attach(&mut self, id: QueueId, port: PortId, queue: Box<dyn RxQueue>, stats: Arc<QueueStats>) {
         let fd = queue.wake_fd();
         let slot = self.queues.iter().position(Option::is_none).unwrap_or(self.queues.len());
         if slot == self.queues.len() {
@@ -205,7 +211,8 @@ impl Worker {
             self.active.push(slot);
         }
         self.tokens.insert(id, slot);
-        self.queues[slot] = Some(Queue { port, queue, state, fd });
+        let account = Account::new(ticks::now());
+        self.queues[slot] = Some(Queue { port, queue, state, fd, stats, account });
         self.stats.queues.store(self.tokens.len() as u64, Ordering::Relaxed);
     }
 
@@ -233,18 +240,21 @@ impl Worker {
         while i < self.active.len() {
             let slot = self.active[i];
             let mut stays = true;
+            let Some(found) = self.look(slot, now, since) else {
+                i += 1;
+                continue;
+            };
             polls += 1;
-            let found = self.look(slot, now);
             // One reading ends this look and begins the next.
             let until = ticks::now();
             let took = until.saturating_sub(since);
             since = until;
             match found {
-                Found::Frames(n) => {
+                Found::Frames(carried) => {
                     bursts += 1;
-                    frames += n as u64;
+                    frames += carried.frames;
                     cycles += took;
-                    self.worked(slot, now, took);
+                    self.worked(slot, now, until, took, carried);
                 }
                 Found::Nothing => {
                     idle += 1;
@@ -277,22 +287,32 @@ impl Worker {
         self.busy
     }
 
-    /// A queue had work, which took so many ticks.
+    /// A queue had work, which took so many ticks until `ticks`.
     #[inline]
-    fn worked(&mut self, slot: usize, now: Instant, took: u64) {
-        if let Some(Some(q)) = self.queues.get_mut(slot) {
-            q.state = State::Active(now);
-            self.path.charge(q.port, took);
+    fn worked(&mut self, slot: usize, now: Instant, ticks: u64, took: u64, carried: Carried) {
+        let Some(Some(q)) = self.queues.get_mut(slot) else { return };
+        q.state = State::Active(now);
+        q.stats.burst(carried.frames, took);
+        self.path.charge(q.port, took);
+        if q.account.charge(ticks, Turn { took, carried }) {
+            self.others.worked(slot, ticks);
         }
     }
 
-    fn look(&mut self, slot: usize, now: Instant) -> Found {
-        let Some(Some(q)) = self.queues.get_mut(slot) else { return Found::Nothing };
-        let found = self.path.carry(now, q.port, &mut *q.queue);
+    /// Looks at a queue, `None` if it is not its turn.
+    #[inline]
+    fn look(&mut self, slot: usize, now: Instant, ticks: u64) -> Option<Found> {
+        let Some(Some(q)) = self.queues.get_mut(slot) else { return Some(Found::Nothing) };
+        let others = self.others.than(slot, ticks);
+        if others && !q.account.has_turn(ticks) {
+            return None;
+        }
+        let most = q.account.frames(others);
+        let found = self.path.carry_at_most(most, now, q.port, &mut *q.queue);
         for (port, error) in self.path.broken() {
             self.sink.send(Event::Broken { port, reason: error.to_string() });
         }
-        found
+        Some(found)
     }
 
     fn set_state(&mut self, slot: usize, state: State) {

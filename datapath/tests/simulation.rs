@@ -241,7 +241,9 @@ impl Sim {
         let before: Vec<_> = self.ports.iter().map(|p| p.counters.read()).collect();
         self.ports[from].peer.send(vnet, &frame);
         let port = &mut self.ports[from];
-        assert!(matches!(self.path.carry(self.now, port.id, &mut port.rx), Found::Frames(1)));
+        assert!(
+            matches!(self.path.carry(self.now, port.id, &mut port.rx), Found::Frames(c) if c.frames == 1)
+        );
 
         for (i, port) in self.ports.iter().enumerate() {
             let after = port.counters.read();

@@ -2,16 +2,18 @@
 //! transmit to one port, topologies swapped while frames move. Nothing is lost that is not counted.
 
 use std::collections::HashSet;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant as Clock};
 
 use datapath::counters::{PortCounters, Totals};
 use datapath::inmem::{self, Peer};
 use datapath::police::RateLimit;
 use datapath::pool::{Datapath, Options, Pacing};
+use datapath::port::{Armed, RxDrops, RxQueue};
 use datapath::topology::{PortEntry, Topology};
-use datapath::{QueueHost, QueueId, ticks};
+use datapath::{Burst, PortError, QueueHost, QueueId, ticks};
 use modes::bridge::Bridge;
 use switch_core::ids::Registry;
 use switch_core::mode::Mode;
@@ -233,6 +235,129 @@ fn queues_come_and_go_under_traffic() {
         assert!(Clock::now() < end, "not levelled: {:?}", queues());
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// A queue that always has frames, which take their time.
+struct Source {
+    from: usize,
+    next: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
+    takes: Duration,
+    doorbell: OwnedFd,
+}
+
+impl Source {
+    fn new(from: usize, takes: Duration) -> Self {
+        let doorbell = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        Self { from, next: Arc::default(), ended: Arc::default(), takes, doorbell }
+    }
+}
+
+impl RxQueue for Source {
+    fn rx_burst(&mut self, burst: &mut Burst, _drops: &mut RxDrops) -> Result<usize, PortError> {
+        if self.ended.load(Relaxed) {
+            return Ok(0);
+        }
+        let end = Clock::now() + self.takes;
+        while Clock::now() < end {}
+        while burst.len() < 8 {
+            let Some(head) = burst.next_head() else { break };
+            let number = self.next.fetch_add(1, Relaxed);
+            head.vnet = VnetHeader::default();
+            head.begin(60, 60).copy_from_slice(&frame(self.from, 0, number as u32));
+            burst.push(&[]).expect("a frame without a tail fits");
+        }
+        Ok(burst.len())
+    }
+
+    fn release(&mut self) {}
+
+    fn wake_fd(&self) -> RawFd {
+        self.doorbell.as_raw_fd()
+    }
+
+    fn arm(&mut self) -> Result<Armed, PortError> {
+        Ok(if self.ended.load(Relaxed) { Armed::Sleeping } else { Armed::Work })
+    }
+
+    fn disarm(&mut self) {}
+}
+
+#[test]
+fn load_is_shared_out_once_and_nothing_is_lost() {
+    let mut lab = Lab::new(2, 4, Pacing::Adaptive);
+    learn(&lab);
+    for p in &lab.ports {
+        assert!(lab.datapath.detach(p.queue).is_some());
+    }
+    let made = [1, 2].map(|from| Source::new(from, Duration::from_micros(50)));
+    let sources: Vec<_> = made.iter().map(|s| (Arc::clone(&s.next), Arc::clone(&s.ended))).collect();
+    let [first, second] = made;
+    // By number, one of each worker, then the first again: it has all of the load.
+    lab.ports[1].queue = lab.datapath.attach(lab.ports[1].entry.id, Box::new(first));
+    let (_idle, rx, _tx) = inmem::port(OffloadSet::ALL, OffloadSet::ALL, usize::MAX).unwrap();
+    lab.ports[3].queue = lab.datapath.attach(lab.ports[3].entry.id, Box::new(rx));
+    lab.ports[2].queue = lab.datapath.attach(lab.ports[2].entry.id, Box::new(second));
+
+    let end = Clock::now() + PATIENCE;
+    let moved = loop {
+        std::thread::sleep(Duration::from_millis(20));
+        if let Some(moved) = lab.datapath.rebalance() {
+            break moved;
+        }
+        assert!(Clock::now() < end, "one worker has all of the load, and keeps it");
+    };
+    assert_eq!((moved.from, moved.to), (0, 1));
+    assert!([1, 2].map(|p: usize| lab.ports[p].entry.id).contains(&moved.port));
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(10));
+        assert_eq!(lab.datapath.rebalance(), None, "the load is shared out");
+    }
+    for (next, ended) in &sources {
+        ended.store(true, Relaxed);
+        // The worker is between two bursts: what was made is all there will be.
+        lab.publish();
+        lab.sent.fetch_add(next.load(Relaxed), Relaxed);
+    }
+    lab.settle();
+    let mut next = [0u64; 3];
+    while let Some(d) = lab.ports[0].peer.recv() {
+        let from = usize::from(d.frame[11]);
+        assert_eq!(u64::from(u32::from_be_bytes(d.frame[14..18].try_into().unwrap())), next[from]);
+        next[from] += 1;
+    }
+    assert_eq!(next[1..], [0, 1].map(|i: usize| sources[i].0.load(Relaxed)), "all arrived, in order");
+    // The identifiers are the queues' still.
+    assert!(
+        lab.datapath.detach(lab.ports[1].queue).is_some()
+            && lab.datapath.detach(lab.ports[2].queue).is_some()
+    );
+}
+
+#[test]
+fn a_queue_that_is_dear_leaves_the_time_to_its_neighbour() {
+    let mut lab = Lab::new(1, 3, Pacing::Adaptive);
+    learn(&lab);
+    // Frames are dropped where they go: that is no fault of their senders.
+    lab.ports[0].peer.set_room(0);
+    let made = [Duration::ZERO, Duration::from_micros(50)];
+    let made = [1, 2].map(|from| Source::new(from, made[from - 1]));
+    let ended: Vec<_> = made.iter().map(|s| Arc::clone(&s.ended)).collect();
+    for (source, i) in made.into_iter().zip(1..) {
+        assert!(lab.datapath.detach(lab.ports[i].queue).is_some());
+        lab.ports[i].queue = lab.datapath.attach(lab.ports[i].entry.id, Box::new(source));
+    }
+    let spent = |i: usize| lab.ports[i].entry.counters.read();
+    let end = Clock::now() + PATIENCE;
+    while spent(2).rx_bursts < 30 {
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(Clock::now() < end, "it has its turns, if few: {:?}", spent(2));
+    }
+    let (honest, dear) = (spent(1), spent(2));
+    ended.iter().for_each(|ended| ended.store(true, Relaxed));
+    // By turns it would have nearly all of the time.
+    assert!(dear.cycles < honest.cycles / 4, "{} beside {}", dear.cycles, honest.cycles);
+    assert!(dear.cycles > 0);
 }
 
 #[test]

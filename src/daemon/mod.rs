@@ -138,6 +138,9 @@ async fn serve(options: &DaemonOptions, state_dir: &Path, model: Model) -> anyho
             () = host.changed.notified() => host.peers_changed(),
             () = &mut measured => {
                 let next = if datapath.measure() { MEASURE_EVERY } else { MEASURE_EVERY_IDLE };
+                if let Some(moved) = datapath.rebalance() {
+                    host.queue_moved(moved);
+                }
                 measured.as_mut().reset(tokio::time::Instant::now() + next);
             }
             () = due => {}

@@ -16,7 +16,7 @@ use ctl::protocol::Refusal;
 use datapath::QueueHost;
 use datapath::counters::PortCounters;
 use datapath::police::RateLimit;
-use datapath::pool::Datapath;
+use datapath::pool::{Datapath, Moved};
 use datapath::topology::{PortEntry, Topology};
 use modes::nat::Nat;
 use switch_core::guard::SourceGuard;
@@ -347,6 +347,13 @@ impl Host {
             port.backend.broken(reason);
         }
         self.refresh_ports(state);
+    }
+
+    /// A queue was moved from one worker to another.
+    pub(super) fn queue_moved(&self, Moved { port: id, from, to }: Moved) {
+        if let Some((name, _)) = self.lock().ports.iter().find(|(_, p)| p.id == id) {
+            info!(port = %name, from, to, "a queue was moved to a worker with less to do");
+        }
     }
 
     /// Interfaces of the host or peers of ports came, went or changed.

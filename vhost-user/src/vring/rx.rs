@@ -104,7 +104,7 @@ impl<R: Ring> RxRing<R> {
     #[inline]
     fn receive(&mut self, burst: &mut Burst, drops: &mut RxDrops) -> Result<(), PortError> {
         self.ring.buffers().check()?;
-        let most = self.ring.begin(BURST.saturating_sub(burst.len()))?.min(BURST);
+        let most = self.ring.begin(burst.room())?.min(BURST);
         if most == 0 {
             return Ok(());
         }
