@@ -46,6 +46,11 @@ impl Choices {
         all.iter().copied().filter(wanted).collect()
     }
 
+    /// Whether `flag` was given.
+    pub(crate) fn given(&self, flag: &Flag) -> bool {
+        self.given.contains_key(flag.name)
+    }
+
     /// The words given with `flag`, else its default's.
     pub(crate) fn words(&self, flag: &Flag) -> Vec<String> {
         let default =

@@ -16,6 +16,9 @@ use crate::table;
 /// Of a list of commands, as many as are kept: a switch with a thousand ports is told a thousand times.
 const LINES: usize = 24;
 
+/// Of one command, as many characters are kept: a generator may have a thousand sockets.
+const CHARACTERS: usize = 1000;
+
 /// How to run a benchmark.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -71,7 +74,8 @@ pub(crate) struct Run {
     pub(crate) measured: Measured,
 }
 
-/// Runs the rounds of one cell and prints it. A run that fails is told and left out; the others go on. `generator` is what
+/// Runs the rounds of one cell and prints it. `once` is one peer's turn, or `None` where that phase asks nothing of that
+/// peer. A run that fails is told and left out; the others go on. `generator` is what
 /// the generator is called where its command lines are listed.
 ///
 /// # Errors
@@ -80,7 +84,7 @@ pub(crate) fn rounds(
     scenario: &mut Scenario,
     mut cell: Cell,
     generator: &str,
-    mut once: impl FnMut(&Turn<'_>) -> Result<Run>,
+    mut once: impl FnMut(&Turn<'_>) -> Result<Option<Run>>,
 ) -> Result<()> {
     let measures = cell.measures.clone();
     for round in 1..=scenario.pairs {
@@ -98,7 +102,8 @@ pub(crate) fn rounds(
                 let who = words(&[&peer, &variant, phase_name]);
                 let told = format!("{} {}, round {round}, {who}", scenario.name, cell.name);
                 match run {
-                    Ok(mut run) => {
+                    Ok(None) => {}
+                    Ok(Some(mut run)) => {
                         // Generator and switch have processors of their own, or share with others as they fall.
                         run.measured.disturbed = run.measured.disturbed.or(Some(busy));
                         eprintln!("{told}: {}", run.measured.show(&measures));
@@ -132,12 +137,19 @@ fn note(commands: &mut BTreeMap<String, Vec<String>>, key: &str, lines: Vec<Stri
     commands.entry(key.to_string()).or_insert_with(|| {
         let all = lines.len();
         let lines = lines.iter().take(LINES).map(|line| line.replace(&dir.display().to_string(), "DIR"));
-        let mut lines: Vec<String> = lines.map(|line| plain(&line)).collect();
+        let mut lines: Vec<String> = lines.map(|line| cut(&plain(&line))).collect();
         if all > LINES {
             lines.push(format!("# … and so on: {all} lines"));
         }
         lines
     });
+}
+
+fn cut(line: &str) -> String {
+    match line.char_indices().nth(CHARACTERS) {
+        Some((at, _)) => format!("{} …", &line[..at]),
+        None => line.to_string(),
+    }
 }
 
 /// A command line with this workspace's paths as in a work tree, and namespaces without their numbers.

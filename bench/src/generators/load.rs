@@ -158,16 +158,6 @@ impl Rate {
     pub(crate) const LOSSLESS: Rate = Rate::Lossless { part: 1.0, tolerance: Rate::TOLERANCE };
     /// Half of the highest rate without loss, where latency is the switch's and not its queues'.
     pub(crate) const HALF: Rate = Rate::Lossless { part: 0.5, tolerance: Rate::TOLERANCE };
-
-    /// The name in a table.
-    pub(crate) fn title(self) -> String {
-        match self {
-            Rate::Full => "full rate".into(),
-            Rate::PerSecond(rate) => format!("{rate} frames/s"),
-            Rate::Lossless { part: 1.0, .. } => "without loss".into(),
-            Rate::Lossless { part, .. } => format!("{:.0} % of what goes without loss", part * 100.0),
-        }
-    }
 }
 
 impl fmt::Display for Rate {

@@ -31,7 +31,7 @@ pub(crate) enum Generator {
 
 impl Generator {
     /// All.
-    pub(crate) const ALL: [Generator; 2] = [Generator::Testpmd, Generator::Traffic];
+    pub(crate) const ALL: [Generator; 2] = [Generator::Traffic, Generator::Testpmd];
 
     /// The name on the command line and in tables.
     pub(crate) fn name(self) -> &'static str {
@@ -96,6 +96,17 @@ impl Measured {
         self
     }
 
+    /// The value of `measure`, if it has one.
+    pub(crate) fn get(&self, measure: &Measure) -> Option<f64> {
+        self.values.get(measure.name).copied()
+    }
+
+    /// Without the values that are not of `measures`.
+    pub(crate) fn only(mut self, measures: &[Measure]) -> Self {
+        self.values.retain(|name, _| measures.iter().any(|measure| measure.name == name));
+        self
+    }
+
     /// With the command line by which it was made.
     pub(crate) fn by(mut self, command: impl Display) -> Self {
         self.commands.push(command.to_string());
@@ -105,7 +116,7 @@ impl Measured {
     /// Those of `measures` that it has, as people read them.
     pub(crate) fn show(&self, measures: &[Measure]) -> String {
         let shown = measures.iter().filter_map(|measure| {
-            let value = measure.unit.show(*self.values.get(measure.name)?);
+            let value = measure.unit.show(self.get(measure)?);
             Some(format!("{} {value} {}", measure.name, measure.unit.shown))
         });
         shown.collect::<Vec<_>>().join(", ")

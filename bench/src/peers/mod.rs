@@ -31,12 +31,16 @@ pub(crate) struct Setup<'a> {
     pub(crate) cpus: Vec<usize>,
     /// Ports, `vhu0` and so on, all of one bridge.
     pub(crate) ports: usize,
+    /// Whether guests send and take segments of 64 KB, where that has to be said.
+    pub(crate) segments: bool,
+    /// Whether the first port's frames are for all others: for a peer that knows no addresses.
+    pub(crate) broadcast: bool,
 }
 
 impl<'a> Setup<'a> {
     /// Two ports and one forwarding thread.
     pub(crate) fn pair(dir: &'a Path, cpu: usize) -> Self {
-        Setup { dir, cpus: vec![cpu], ports: 2 }
+        Setup { dir, cpus: vec![cpu], ports: 2, segments: false, broadcast: false }
     }
 
     /// Where front-ends connect.
@@ -70,13 +74,17 @@ impl VhostSwitch {
     }
 }
 
-/// A switch that joins two vhost-user sockets.
+/// A switch that joins vhost-user sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum VhostPeer {
     /// Ours: a network of mode bridge.
     Weft,
     /// Open vSwitch's userspace datapath with DPDK, action NORMAL.
     Ovs,
+    /// The same with flows that say which port's frames go to which: the least that it can decide.
+    OvsFlow,
+    /// Action NORMAL with segmentation offload between ports, which it calls experimental.
+    OvsTso,
     /// DPDK's testpmd, forwarding each port's frames to the other without a look at them.
     TestpmdIo,
     /// A reflector that does the least that moves a frame: the generator's ceiling.
@@ -85,14 +93,22 @@ pub(crate) enum VhostPeer {
 
 impl VhostPeer {
     /// All, in the order in which they run in a round.
-    pub(crate) const ALL: [VhostPeer; 4] =
-        [VhostPeer::Weft, VhostPeer::Ovs, VhostPeer::TestpmdIo, VhostPeer::Reflector];
+    pub(crate) const ALL: [VhostPeer; 6] = [
+        VhostPeer::Weft,
+        VhostPeer::Ovs,
+        VhostPeer::OvsFlow,
+        VhostPeer::OvsTso,
+        VhostPeer::TestpmdIo,
+        VhostPeer::Reflector,
+    ];
 
     /// The name on the command line and in tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             VhostPeer::Weft => WEFT,
             VhostPeer::Ovs => "ovs",
+            VhostPeer::OvsFlow => "ovs-flow",
+            VhostPeer::OvsTso => "ovs-tso",
             VhostPeer::TestpmdIo => "testpmd-io",
             VhostPeer::Reflector => "reflector",
         }
@@ -102,7 +118,7 @@ impl VhostPeer {
     pub(crate) fn programs(self) -> &'static [Program] {
         match self {
             VhostPeer::Weft | VhostPeer::Reflector => &[],
-            VhostPeer::Ovs => &[machine::OVS],
+            VhostPeer::Ovs | VhostPeer::OvsFlow | VhostPeer::OvsTso => &[machine::OVS],
             VhostPeer::TestpmdIo => &[machine::TESTPMD],
         }
     }
@@ -114,7 +130,9 @@ impl VhostPeer {
     pub(crate) fn start(self, setup: &Setup<'_>) -> Result<VhostSwitch> {
         match self {
             VhostPeer::Weft => weft::vhost(setup),
-            VhostPeer::Ovs => ovs::vhost(setup),
+            VhostPeer::Ovs => ovs::vhost(setup, ovs::Decides::Normal),
+            VhostPeer::OvsFlow => ovs::vhost(setup, ovs::Decides::Flows),
+            VhostPeer::OvsTso => ovs::vhost(setup, ovs::Decides::NormalWithSegments),
             VhostPeer::TestpmdIo => testpmd_io::start(setup),
             VhostPeer::Reflector => reflector::start(setup),
         }

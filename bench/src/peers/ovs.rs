@@ -18,6 +18,8 @@ const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 struct Ovs {
     jobs: Vec<Job>,
     database: String,
+    /// Where the bridge takes flows.
+    flows: String,
     commands: Vec<String>,
 }
 
@@ -26,7 +28,8 @@ impl Ovs {
     fn start(dir: &Path, netns: &Netns, settings: &[String], cpu: Option<usize>) -> Result<Self> {
         let socket = dir.join("db.sock");
         let database = format!("unix:{}", socket.display());
-        let mut ovs = Ovs { jobs: Vec::new(), database, commands: Vec::new() };
+        let flows = format!("unix:{}", dir.join("br0.mgmt").display());
+        let mut ovs = Ovs { jobs: Vec::new(), database, flows, commands: Vec::new() };
         let conf = text(&dir.join("conf.db"));
         tell(&Line::new("ovsdb-tool").arg("create").arg(&conf).arg(SCHEMA), &mut ovs.commands)?;
         let in_dir = |line: Line| {
@@ -49,6 +52,12 @@ impl Ovs {
         Ok(ovs)
     }
 
+    /// Tells the bridge `verb` with at most one flow.
+    fn ofctl(&mut self, verb: &str, flow: &str) -> Result<()> {
+        let line = Line::new("ovs-ofctl").arg("--names").arg(verb).arg(&self.flows).words(flow);
+        tell(&line, &mut self.commands)
+    }
+
     fn vsctl(&mut self, words: &str) -> Result<()> {
         let timeout = format!("--timeout={}", LIMIT.as_secs());
         let line = Line::new("ovs-vsctl").arg(timeout).arg(format!("--db={}", self.database));
@@ -60,19 +69,43 @@ impl Ovs {
     }
 }
 
+/// How it decides where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decides {
+    /// As a bridge that learns.
+    Normal,
+    /// The same, and ports pass segments of 64 KB on.
+    NormalWithSegments,
+    /// By a flow for each port, to the other of its pair.
+    Flows,
+}
+
+/// Ports of one call to `ovs-vsctl`: each call waits until the forwarding threads have taken the change over.
+const AT_ONCE: usize = 16;
+
 /// `dpdkvhostuser` ports (which listen), and a forwarding thread on each of the processors.
-pub(super) fn vhost(setup: &Setup<'_>) -> Result<VhostSwitch> {
-    let settings = [
+pub(super) fn vhost(setup: &Setup<'_>, decides: Decides) -> Result<VhostSwitch> {
+    let mut settings = vec![
         "other_config:dpdk-init=true".to_string(),
         format!("other_config:dpdk-lcore-mask={:#x}", 1u64 << beside(&setup.cpus)),
         "other_config:dpdk-socket-mem=512".to_string(),
         format!("other_config:pmd-cpu-mask={:#x}", setup.cpus.iter().fold(0u64, |mask, cpu| mask | 1 << cpu)),
     ];
+    if decides == Decides::NormalWithSegments {
+        settings.push("other_config:userspace-tso-enable=true".to_string());
+    }
     let netns = Netns::new("ovs")?;
     let mut ovs = Ovs::start(setup.dir, &netns, &settings, None)?;
-    for number in 0..setup.ports {
-        let port = format!("vhu{number}");
-        ovs.vsctl(&format!("add-port br0 {port} -- set Interface {port} type=dpdkvhostuser"))?;
+    let numbers: Vec<usize> = (0..setup.ports).collect();
+    for numbers in numbers.chunks(AT_ONCE) {
+        let add = |n: &usize| format!("add-port br0 vhu{n} -- set Interface vhu{n} type=dpdkvhostuser");
+        ovs.vsctl(&numbers.iter().map(add).collect::<Vec<_>>().join(" -- "))?;
+    }
+    if decides == Decides::Flows {
+        ovs.ofctl("del-flows", "")?;
+        for number in 0..setup.ports {
+            ovs.ofctl("add-flow", &format!("in_port=vhu{number},actions=output:vhu{}", number ^ 1))?;
+        }
     }
     let sockets = setup.sockets();
     Ok(VhostSwitch { sockets, commands: ovs.commands, jobs: ovs.jobs, _netns: Some(netns) })

@@ -7,11 +7,12 @@ use crate::guard::Line;
 
 pub(super) fn start(setup: &Setup<'_>) -> Result<VhostSwitch> {
     let sockets = setup.sockets();
-    let (&[cpu], 2) = (setup.cpus.as_slice(), setup.ports) else {
-        bail!("the reflector has one thread and two ports");
-    };
+    let &[cpu] = setup.cpus.as_slice() else { bail!("the reflector has one thread") };
     let own = std::env::current_exe().context("this program's path")?;
     let mut line = Line::new(text(&own)).arg(crate::reflect::VERB).cpu(cpu);
+    if setup.broadcast {
+        line = line.arg("--broadcast");
+    }
     for socket in &sockets {
         line = line.arg(text(socket));
     }

@@ -14,10 +14,13 @@ pub(super) fn start(setup: &Setup<'_>) -> Result<VhostSwitch> {
     line = line
         .arg(format!("--lcores=0@{},1@{cpu}", beside(&setup.cpus)))
         .words("--no-pci --in-memory --socket-mem 512");
+    // Offloads are a property of the device; frames of many buffers one of the transmit queue.
+    let (tso, offloads) = if setup.segments { (",tso=1", " --tx-offloads=0x8000") } else { ("", "") };
     for (number, socket) in sockets.iter().enumerate() {
-        line = line.arg(format!("--vdev=net_vhost{number},iface={},queues=1", text(socket)));
+        line = line.arg(format!("--vdev=net_vhost{number},iface={},queues=1{tso}", text(socket)));
     }
-    line = line.words("-- -i --nb-cores=1 --forward-mode=io --txd=1024 --rxd=1024 --total-num-mbufs=32768");
+    line = line.words("-- -i --nb-cores=1 --forward-mode=io --txd=1024 --rxd=1024 --total-num-mbufs=65536");
+    line = line.words(offloads);
     let mut commands = Vec::new();
     let mut job = launch(&line, &dir.join("testpmd-io.log"), &mut commands)?;
     job.expect("prompt", LIMIT, |log| log.contains("testpmd>").then_some(()))?;

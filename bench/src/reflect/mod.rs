@@ -1,10 +1,11 @@
-//! A bare reflector: the least that a switch of two vhost-user ports can do. What one port sends goes to the other, one
-//! copy each, in bursts, without a look at it; nothing is learned, checked, notified or dropped. A generator that gets
-//! no further with this is itself the limit.
+//! A bare reflector: the least that a switch of vhost-user ports can do. What one port sends goes to the other of its
+//! pair, or to all others, one copy for each, in bursts, without a look at it; nothing is learned, checked or notified.
+//! A generator that gets no further with this is itself the limit.
 //!
-//! It trusts its front-end, and is no model for anything: it serves one benchmark. A session thread for each port handles
-//! messages; one worker moves frames. Both take the port's lock, the worker for one burst at a time.
+//! It trusts its front-end, and is no model for anything: it serves benchmarks. A session thread for each port handles
+//! messages; one worker moves frames. Both take the lock of all ports, the worker for one burst of each at a time.
 
+mod port;
 mod ring;
 mod session;
 
@@ -14,10 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
-use ring::Port;
+use port::{Port, Scratch};
 
 /// The verb by which this program starts itself as the reflector.
 pub(crate) const VERB: &str = "reflect";
@@ -26,26 +27,29 @@ pub(crate) const VERB: &str = "reflect";
 #[derive(Debug, Parser)]
 pub(crate) struct Options {
     /// The sockets to listen on.
-    #[arg(num_args = 2)]
+    #[arg(required = true)]
     sockets: Vec<PathBuf>,
+    /// What the first port sends goes to all others; without it ports are pairs.
+    #[arg(long)]
+    broadcast: bool,
 }
 
-/// A port that the worker and its session share.
+/// The ports, which the worker and the sessions share.
 #[derive(Debug, Default)]
 struct Shared {
-    port: Mutex<Port>,
+    ports: Mutex<Vec<Port>>,
     /// Messages that wait for the lock: the worker, which takes it again at once, stands back for them.
     waiting: AtomicUsize,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Port> {
-        self.port.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Port>> {
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn message<T>(&self, change: impl FnOnce(&mut Port) -> T) -> T {
+    fn message<T>(&self, index: usize, change: impl FnOnce(&mut Port) -> T) -> T {
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        let result = change(&mut self.lock());
+        let result = change(&mut self.lock()[index]);
         self.waiting.fetch_sub(1, Ordering::AcqRel);
         result
     }
@@ -56,27 +60,39 @@ impl Shared {
 /// # Errors
 /// A socket cannot be made, or a front-end breaks the rules of a ring.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let [first, second] = options.sockets.as_slice() else { bail!("two sockets are needed") };
-    let ports: [Arc<Shared>; 2] = Default::default();
-    for (path, shared) in [first, second].into_iter().zip(&ports) {
+    let count = options.sockets.len();
+    ensure!(options.broadcast || count.is_multiple_of(2), "{count} ports are no pairs");
+    let shared = Arc::new(Shared::default());
+    shared.lock().resize_with(count, Port::default);
+    for (index, path) in options.sockets.iter().enumerate() {
         let listener =
             UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
-        let shared = Arc::clone(shared);
-        std::thread::spawn(move || session::serve(&listener, &shared));
+        let shared = Arc::clone(&shared);
+        std::thread::spawn(move || session::serve(&listener, &shared, index));
     }
     println!("ready");
+    let ways: Vec<(usize, Vec<usize>)> = if options.broadcast {
+        vec![(0, (1..count).collect())]
+    } else {
+        (0..count).map(|port| (port, vec![port ^ 1])).collect()
+    };
+    let mut scratch = Scratch::default();
     loop {
-        if ports.iter().any(|shared| shared.waiting.load(Ordering::Acquire) > 0) {
+        if shared.waiting.load(Ordering::Acquire) > 0 {
             std::thread::yield_now();
             continue;
         }
-        let (mut a, mut b) = (ports[0].lock(), ports[1].lock());
-        if !(a.runs() && b.runs()) {
-            drop((a, b));
+        let mut ports = shared.lock();
+        if !ports.iter().all(Port::runs) {
+            drop(ports);
             std::thread::sleep(Duration::from_millis(1));
             continue;
         }
-        ring::carry(&mut a, &mut b)?;
-        ring::carry(&mut b, &mut a)?;
+        for (from, to) in &ways {
+            port::carry(&mut ports, *from, to, &mut scratch)?;
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,182 +1,171 @@
-//! The reflector's split rings: one acquire load, one publication, one copy for each frame.
+//! The reflector's rings: the least that takes a frame out of one and puts it into another.
 //!
 //! Addresses are translated for each burst and each descriptor, through `vm-memory`'s checked slices; that costs little
-//! beside the copy, and keeps this file without `unsafe`.
+//! beside the copy, and keeps this file without `unsafe`. The device's side of virtio 1.3, 2.7 and 2.8, without indirect
+//! tables and without notifications: both sides poll.
 
-use std::fs::File;
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, ensure};
-use frontend::features;
-use vm_memory::mmap::MmapRegion;
+use anyhow::{Result, ensure};
+use vm_memory::Bytes;
 use vm_memory::volatile_memory::VolatileSlice;
-use vm_memory::{Bytes, VolatileMemory};
 
-/// Frames that one direction moves before the other has its turn.
-const BURST: u16 = 32;
-/// Where the header says over how many buffers a frame is spread.
-const NUM_BUFFERS: usize = 10;
 const DESC_NEXT: u16 = 1;
+/// Where the wrap counter is in a place of a packed ring.
+const WRAP: u16 = 1 << 15;
+/// Flags of a packed descriptor.
+const AVAILABLE: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
 
-/// The queue that the guest receives by, and the one that it sends by.
-pub(super) const RX: usize = 0;
-pub(super) const TX: usize = 1;
+/// A piece of a buffer: guest address and length.
+pub(super) type Piece = (u64, usize);
 
-/// A region of guest memory, mapped from its file's start.
-#[derive(Debug)]
-pub(super) struct Region {
-    pub(super) gpa: u64,
-    pub(super) user: u64,
-    pub(super) len: u64,
-    /// Where the region begins in the mapping.
-    pub(super) offset: u64,
-    pub(super) map: MmapRegion,
+/// A ring's areas for the time of a burst. A place is what SET_VRING_BASE says: the free-running index of a split ring,
+/// the position and the wrap counter of a packed one.
+pub(super) trait Queue {
+    /// Whether a buffer is available at `place`.
+    fn ready(&mut self, place: u16) -> Result<bool>;
+
+    /// Adds the pieces of the buffer at `place`; its identity, and the place of the next.
+    fn gather(&self, place: u16, pieces: &mut Vec<Piece>) -> Result<(u16, u16)>;
+
+    /// Gives the buffer that was at `place` back with `len` bytes written.
+    fn give_back(&self, place: u16, id: u16, len: usize) -> Result<()>;
+
+    /// The driver sees what was given back before `place`.
+    fn publish(&self, place: u16) -> Result<()>;
 }
 
-/// A ring as messages set it up.
-#[derive(Debug, Default)]
-pub(super) struct Ring {
-    pub(super) size: u16,
-    /// Descriptors, available and used ring, in the front-end's addresses.
-    pub(super) areas: Option<[u64; 3]>,
-    pub(super) next: u16,
-    /// Held, never read or signalled: both sides poll.
-    pub(super) kick: Option<File>,
-    pub(super) enabled: bool,
-}
-
-/// One port: memory and two rings.
-#[derive(Debug, Default)]
-pub(super) struct Port {
-    pub(super) regions: Vec<Region>,
-    pub(super) rings: [Ring; 2],
-    pub(super) features: u64,
-}
-
-/// A ring's areas for the time of a burst.
-struct Areas<'a> {
+/// A split ring.
+pub(super) struct Split<'a> {
     mask: u16,
+    /// The driver's index when it was last looked at.
+    seen: Option<u16>,
     desc: VolatileSlice<'a>,
     avail: VolatileSlice<'a>,
     used: VolatileSlice<'a>,
 }
 
-impl Port {
-    /// Whether both rings are set up and enabled.
-    pub(super) fn runs(&self) -> bool {
-        let always = self.features & features::PROTOCOL_FEATURES == 0;
-        let ready = |ring: &Ring| ring.areas.is_some() && ring.kick.is_some() && (ring.enabled || always);
-        !self.regions.is_empty() && self.rings.iter().all(ready)
+impl<'a> Split<'a> {
+    pub(super) fn new(size: u16, [desc, avail, used]: [VolatileSlice<'a>; 3]) -> Self {
+        Split { mask: size - 1, seen: None, desc, avail, used }
     }
 
-    fn user(&self, addr: u64, len: usize) -> Result<VolatileSlice<'_>> {
-        let region = self.regions.iter().find(|r| addr.wrapping_sub(r.user) < r.len);
-        let region = region.with_context(|| format!("no memory at user address {addr:#x}"))?;
-        Ok(region.map.get_slice((addr - region.user + region.offset) as usize, len)?)
-    }
-
+    /// Descriptor `index`: its piece, its flags, and the next.
     #[inline]
-    fn guest(&self, addr: u64, len: usize) -> Result<VolatileSlice<'_>> {
-        let region = self.regions.iter().find(|r| addr.wrapping_sub(r.gpa) < r.len);
-        let region = region.with_context(|| format!("no memory at guest address {addr:#x}"))?;
-        Ok(region.map.get_slice((addr - region.gpa + region.offset) as usize, len)?)
-    }
-
-    fn areas(&self, index: usize) -> Result<Areas<'_>> {
-        let ring = &self.rings[index];
-        let [desc, avail, used] = ring.areas.context("a ring without addresses")?;
-        ensure!(ring.size.is_power_of_two(), "a ring of {} descriptors", ring.size);
-        let n = usize::from(ring.size);
-        Ok(Areas {
-            mask: ring.size - 1,
-            desc: self.user(desc, 16 * n)?,
-            avail: self.user(avail, 4 + 2 * n)?,
-            used: self.user(used, 4 + 8 * n)?,
-        })
-    }
-
-    /// Tells the driver of ring `index` that nobody waits for its kicks.
-    pub(super) fn silence(&self, index: usize) -> Result<()> {
-        self.areas(index)?.used.store(1u16, 0, Ordering::Relaxed)?;
-        Ok(())
+    fn desc(&self, index: u16) -> Result<(Piece, u16, u16)> {
+        let at = 16 * usize::from(index & self.mask);
+        let rest: u64 = self.desc.load(at + 8, Ordering::Relaxed)?;
+        let piece = (self.desc.load(at, Ordering::Relaxed)?, rest as u32 as usize);
+        Ok((piece, (rest >> 32) as u16, (rest >> 48) as u16))
     }
 }
 
-/// A descriptor: address, length, flags and next.
-type Desc = (u64, usize, u16, u16);
-
-impl Areas<'_> {
+impl Queue for Split<'_> {
     #[inline]
-    fn pending(&self, next: u16) -> Result<u16> {
-        Ok(self.avail.load::<u16>(2, Ordering::Acquire)?.wrapping_sub(next))
+    fn ready(&mut self, place: u16) -> Result<bool> {
+        if self.seen.is_none_or(|seen| seen == place) {
+            self.seen = Some(self.avail.load(2, Ordering::Acquire)?);
+        }
+        Ok(self.seen != Some(place))
     }
 
     #[inline]
-    fn head(&self, next: u16) -> Result<u16> {
-        Ok(self.avail.load::<u16>(4 + 2 * usize::from(next & self.mask), Ordering::Relaxed)?)
+    fn gather(&self, place: u16, pieces: &mut Vec<Piece>) -> Result<(u16, u16)> {
+        let head: u16 = self.avail.load(4 + 2 * usize::from(place & self.mask), Ordering::Relaxed)?;
+        let mut index = head;
+        for _ in 0..=self.mask {
+            let (piece, flags, next) = self.desc(index)?;
+            pieces.push(piece);
+            if flags & DESC_NEXT == 0 {
+                return Ok((head, place.wrapping_add(1)));
+            }
+            index = next;
+        }
+        anyhow::bail!("descriptors in a circle")
     }
 
     #[inline]
-    fn desc(&self, index: u16) -> Result<Desc> {
-        let at = 16 * usize::from(index & self.mask);
-        let rest: u64 = self.desc.load(at + 8, Ordering::Relaxed)?;
-        Ok((
-            self.desc.load(at, Ordering::Relaxed)?,
-            rest as u32 as usize,
-            (rest >> 32) as u16,
-            (rest >> 48) as u16,
-        ))
-    }
-
-    #[inline]
-    fn use_up(&self, next: u16, id: u16, len: usize) -> Result<()> {
-        let at = 4 + 8 * usize::from(next & self.mask);
+    fn give_back(&self, place: u16, id: u16, len: usize) -> Result<()> {
+        let at = 4 + 8 * usize::from(place & self.mask);
         self.used.store(u32::from(id), at, Ordering::Relaxed)?;
         self.used.store(len as u32, at + 4, Ordering::Relaxed)?;
         Ok(())
     }
 
     #[inline]
-    fn publish(&self, next: u16) -> Result<()> {
-        self.used.store(next, 2, Ordering::Release)?;
+    fn publish(&self, place: u16) -> Result<()> {
+        self.used.store(place, 2, Ordering::Release)?;
         Ok(())
     }
 }
 
-/// Moves one burst from what `from` sends to what `to` receives by: as much as both have room for.
-pub(super) fn carry(from: &mut Port, to: &mut Port) -> Result<()> {
-    let (mut sent, mut received) = (from.rings[TX].next, to.rings[RX].next);
-    {
-        let (tx, rx) = (from.areas(TX)?, to.areas(RX)?);
-        let n = tx.pending(sent)?.min(rx.pending(received)?).min(BURST);
-        if n == 0 {
-            return Ok(());
-        }
-        for _ in 0..n {
-            let (source, target) = (tx.head(sent)?, rx.head(received)?);
-            let (addr, room, _, _) = rx.desc(target)?;
-            let buffer = to.guest(addr, room)?;
-            let mut written = 0;
-            let mut index = source;
-            loop {
-                let (addr, len, flags, next) = tx.desc(index)?;
-                // Frames are shorter than receive buffers; a guard against anything else is `subslice`'s error.
-                from.guest(addr, len)?.copy_to_volatile_slice(buffer.subslice(written, len)?);
-                written += len;
-                if flags & DESC_NEXT == 0 {
-                    break;
-                }
-                index = next;
-            }
-            buffer.write_obj(1u16, NUM_BUFFERS)?;
-            rx.use_up(received, target, written)?;
-            tx.use_up(sent, source, 0)?;
-            sent = sent.wrapping_add(1);
-            received = received.wrapping_add(1);
-        }
-        rx.publish(received)?;
-        tx.publish(sent)?;
+/// A packed ring.
+pub(super) struct Packed<'a> {
+    size: u16,
+    ring: VolatileSlice<'a>,
+}
+
+impl<'a> Packed<'a> {
+    pub(super) fn new(size: u16, ring: VolatileSlice<'a>) -> Self {
+        Packed { size, ring }
     }
-    (from.rings[TX].next, to.rings[RX].next) = (sent, received);
+
+    #[inline]
+    fn at(place: u16) -> usize {
+        16 * usize::from(place & !WRAP)
+    }
+
+    #[inline]
+    fn after(&self, place: u16) -> u16 {
+        let next = place + 1;
+        if next & !WRAP == self.size { (place & WRAP) ^ WRAP } else { next }
+    }
+}
+
+impl Queue for Packed<'_> {
+    #[inline]
+    fn ready(&mut self, place: u16) -> Result<bool> {
+        let flags: u16 = self.ring.load(Self::at(place) + 14, Ordering::Acquire)?;
+        let wrap = place & WRAP != 0;
+        Ok((flags & AVAILABLE != 0) == wrap && (flags & USED != 0) != wrap)
+    }
+
+    #[inline]
+    fn gather(&self, place: u16, pieces: &mut Vec<Piece>) -> Result<(u16, u16)> {
+        let mut place = place;
+        for _ in 0..self.size {
+            let at = Self::at(place);
+            let rest: u64 = self.ring.load(at + 8, Ordering::Relaxed)?;
+            pieces.push((self.ring.load(at, Ordering::Relaxed)?, rest as u32 as usize));
+            place = self.after(place);
+            if (rest >> 48) as u16 & DESC_NEXT == 0 {
+                return Ok(((rest >> 32) as u16, place));
+            }
+        }
+        anyhow::bail!("a chain longer than its ring")
+    }
+
+    #[inline]
+    fn give_back(&self, place: u16, id: u16, len: usize) -> Result<()> {
+        let at = Self::at(place);
+        self.ring.store(len as u32, at + 8, Ordering::Relaxed)?;
+        self.ring.store(id, at + 12, Ordering::Relaxed)?;
+        let flags = if place & WRAP != 0 { AVAILABLE | USED } else { 0 };
+        self.ring.store(flags, at + 14, Ordering::Release)?;
+        Ok(())
+    }
+
+    #[inline]
+    fn publish(&self, _: u16) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// # Errors
+/// A size that no ring has.
+pub(super) fn check(size: u16, packed: bool) -> Result<()> {
+    let right = if packed { (1..=WRAP).contains(&size) } else { size.is_power_of_two() };
+    ensure!(right, "a ring of {size} descriptors");
     Ok(())
 }

@@ -11,15 +11,18 @@ use vm_memory::FileOffset;
 use vm_memory::mmap::MmapRegion;
 
 use super::Shared;
-use super::ring::{Port, Region, Ring};
+use super::port::{Port, Region, Ring};
 
-const OFFERED: u64 = f::VERSION_1 | f::MRG_RXBUF | f::IN_ORDER | f::PROTOCOL_FEATURES;
+/// Segments pass through as they are, with the header that the sender wrote.
+const SEGMENTS: u64 = f::CSUM | f::GUEST_CSUM | f::HOST_TSO4 | f::GUEST_TSO4;
+const OFFERED: u64 =
+    f::VERSION_1 | f::MRG_RXBUF | f::IN_ORDER | f::RING_PACKED | SEGMENTS | f::PROTOCOL_FEATURES;
 
 /// Serves one front-end after the other.
-pub(super) fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
+pub(super) fn serve(listener: &UnixListener, shared: &Arc<Shared>, index: usize) {
     for stream in listener.incoming() {
         let Ok(stream) = stream else { return };
-        let session = Arc::new(Mutex::new(Session(Arc::clone(shared))));
+        let session = Arc::new(Mutex::new(Session { shared: Arc::clone(shared), port: index }));
         let mut handler = BackendReqHandler::from_stream(stream, session);
         let end = loop {
             if let Err(end) = handler.handle_request() {
@@ -27,11 +30,14 @@ pub(super) fn serve(listener: &UnixListener, shared: &Arc<Shared>) {
             }
         };
         eprintln!("session ended: {end}");
-        shared.message(|port| *port = Port::default());
+        shared.message(index, |port| *port = Port::default());
     }
 }
 
-struct Session(Arc<Shared>);
+struct Session {
+    shared: Arc<Shared>,
+    port: usize,
+}
 
 fn region(gpa: u64, user: u64, len: u64, offset: u64, file: File) -> Result<Region> {
     let map = MmapRegion::from_file(FileOffset::new(file, 0), (offset + len) as usize)
@@ -40,14 +46,18 @@ fn region(gpa: u64, user: u64, len: u64, offset: u64, file: File) -> Result<Regi
 }
 
 impl Session {
+    fn message<T>(&self, change: impl FnOnce(&mut Port) -> T) -> T {
+        self.shared.message(self.port, change)
+    }
+
     fn ring<T>(&self, index: u32, change: impl FnOnce(&mut Ring) -> T) -> Result<T> {
         let unknown = Error::InvalidParam;
-        self.0.message(|port| port.rings.get_mut(index as usize).map(change)).ok_or(unknown)
+        self.message(|port| port.rings.get_mut(index as usize).map(change)).ok_or(unknown)
     }
 
     /// Once a ring is complete, its driver need not kick.
     fn silence(&self, index: u32) {
-        self.0.message(|port| {
+        self.message(|port| {
             if port.runs()
                 && let Err(error) = [0, 1].iter().try_for_each(|&ring| port.silence(ring))
             {
@@ -75,7 +85,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         Ok(OFFERED)
     }
     fn set_features(&mut self, features: u64) -> Result<()> {
-        self.0.message(|port| port.features = features);
+        self.message(|port| port.features = features);
         Ok(())
     }
     fn set_mem_table(
@@ -88,7 +98,7 @@ impl VhostUserBackendReqHandlerMut for Session {
         let regions = regions
             .map(|(r, file)| region(r.guest_phys_addr, r.user_addr, r.memory_size, r.mmap_offset, file))
             .collect::<Result<_>>()?;
-        self.0.message(|port| port.regions = regions);
+        self.message(|port| port.regions = regions);
         Ok(None)
     }
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
@@ -106,12 +116,12 @@ impl VhostUserBackendReqHandlerMut for Session {
         self.ring(index, |ring| ring.areas = Some([descriptor, available, used]))
     }
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        self.ring(index, |ring| ring.next = base as u16)
+        self.ring(index, |ring| ring.place = base as u16)
     }
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let base = self.ring(index, |ring| {
             ring.kick = None;
-            ring.next
+            ring.place
         })?;
         Ok(VhostUserVringState::new(index, base.into()))
     }

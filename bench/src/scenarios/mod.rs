@@ -1,12 +1,15 @@
 //! The scenarios: each in a file (or folder) of its own, and the table of them, which is all that the rest knows.
 
+mod flood;
 mod tap;
 mod v2v;
+mod v2v_chain;
 
 use anyhow::Result;
 
 use crate::flags::{Choices, Flag};
 use crate::machine::Program;
+use crate::peers::{VhostPeer, WEFT};
 use crate::results::Scenario;
 use crate::rounds::Plan;
 
@@ -41,4 +44,9 @@ pub(crate) trait Benchmark {
 }
 
 /// All, in the order in which `all` runs them.
-pub(crate) const ALL: &[Entry] = &[v2v::ENTRY, tap::ENTRY];
+pub(crate) const ALL: &[Entry] = &[v2v::ENTRY, v2v_chain::ENTRY, tap::ENTRY, flood::ENTRY];
+
+/// The names of peers beside ours.
+fn peer_names(all: &[VhostPeer]) -> Vec<&'static str> {
+    all.iter().map(|peer| peer.name()).filter(|name| *name != WEFT).collect()
+}

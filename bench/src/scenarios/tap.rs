@@ -59,7 +59,7 @@ impl Benchmark for Tap {
             };
             let switch = peer.start(turn.dir, plan.switch_cpu)?;
             let measured = iperf::measure(&switch, turn.dir, plan.seconds)?;
-            Ok(Run { switch: switch.commands.clone(), measured })
+            Ok(Some(Run { switch: switch.commands.clone(), measured }))
         })?;
         Ok(scenario)
     }
