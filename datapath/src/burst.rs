@@ -174,8 +174,13 @@ impl Burst {
     /// Frame `i`; `i` must be below [`Burst::len`].
     #[inline]
     pub fn frame(&mut self, i: usize) -> Frame<'_> {
-        let tail = &self.segments[self.tails[i] as usize..self.tails[i + 1] as usize];
-        Frame { head: &mut self.heads[i], tail }
+        let head = &mut self.heads[i];
+        // Most frames have no tail: nothing is to be looked up for them.
+        let tail = match head.tail_len() {
+            0 => &[],
+            _ => &self.segments[self.tails[i] as usize..self.tails[i + 1] as usize],
+        };
+        Frame { head, tail }
     }
 
     /// The frames that `members` names, as one destination gets them.

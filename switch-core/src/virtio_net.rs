@@ -23,7 +23,9 @@ pub const GSO_UDP_L4: u8 = 5;
 /// `gso_type`, a flag: the first segment carries CWR.
 pub const GSO_ECN: u8 = 0x80;
 
-/// The header's fields, unchecked.
+/// The header's fields, unchecked. They stand in memory as on the wire, so that reading and writing it on a
+/// little-endian machine is a copy.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VnetHeader {
     /// `F_*`.

@@ -23,7 +23,8 @@ pub(super) unsafe fn short(from: *const u8, to: *mut u8, len: usize) {
     // caller's promise.
     unsafe {
         if len >= 64 {
-            let mut at = 0;
+            step::<64>(from, to);
+            let mut at = 64;
             while len - at > 64 {
                 step::<64>(from.add(at), to.add(at));
                 at += 64;

@@ -13,7 +13,7 @@ use datapath::port::TxReport;
 use datapath::{Bucket, PortError, Segment};
 use switch_core::offload::{Checksum, Offload, OffloadSet};
 use switch_core::verdict::BURST;
-use switch_core::virtio_net::{self, HEADER_LEN};
+use switch_core::virtio_net::{self, HEADER_LEN, LEGACY_HEADER_LEN};
 
 use super::chain::{PIECES_MAX, Piece, Walk};
 use super::copy::{prefetch_write, short};
@@ -141,7 +141,7 @@ impl<R: Ring> TxQueue<R> {
             let frame = frames.frame(i);
             let total = self.header_len + frame.head.frame_len();
             let mut header = PLAIN;
-            if frame.head.offload != Offload::NONE {
+            if !frame.head.offload.is_none() {
                 match self.header(&frame.head.offload) {
                     Some(asks) => header = asks,
                     None => {
@@ -270,12 +270,17 @@ const PLAIN: [u8; HEADER_LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 #[inline(always)]
 unsafe fn write_frame(to: *mut u8, frame: Frame<'_>, header: [u8; HEADER_LEN], header_len: usize) {
     let Frame { head, tail } = frame;
-    let front = head.with_vnet(header, header_len);
-    // SAFETY: front.len() + the tail's length are the frame's length and header_len (an invariant of
-    // `Burst::push`); `front` is ours, so it cannot overlap guest memory.
+    let bytes = head.bytes();
+    // SAFETY: the header's, the head's and the tail's lengths are header_len and the frame's length (an invariant of
+    // `Burst::push`); `header` and `bytes` are ours, so they cannot overlap guest memory.
     unsafe {
-        short(front.as_ptr(), to, front.len());
-        let mut at = front.len();
+        if header_len == HEADER_LEN {
+            short(header.as_ptr(), to, HEADER_LEN);
+        } else {
+            short(header.as_ptr(), to, LEGACY_HEADER_LEN);
+        }
+        short(bytes.as_ptr(), to.add(header_len), bytes.len());
+        let mut at = header_len + bytes.len();
         for segment in tail {
             segment.copy_to(to.add(at));
             at += segment.len();
