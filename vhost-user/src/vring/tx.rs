@@ -1,9 +1,9 @@
 //! A guest's receive queue: into it the switch transmits.
 //!
 //! Used by whoever holds its lock (`port::TxSide`), for the length of one bucket. Buffers are looked up in
-//! passes, as in [`rx`](super::rx); a frame's head goes out with its virtio-net header in one copy, its tail
-//! straight from where the sender has it. Nothing is published before the end of the bucket, so that a ring
-//! that breaks in the middle has taken nothing.
+//! passes, as in [`rx`](super::rx); a frame's tail goes straight from
+//! where the sender has it. Nothing is published before the end of the bucket, so that a ring that breaks in the middle
+//! has taken nothing.
 //!
 //! What a guest can make us do for a frame is bounded: [`MERGE_MAX`] buffers are looked at, and
 //! once a frame did not fit, the bucket's frames that are as long are not tried.
