@@ -1,15 +1,15 @@
 //! The reflector's ports, and how frames go from one to others: one copy for each receiver.
 
 use std::fs::File;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use frontend::features;
+use vm_memory::VolatileMemory;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::volatile_memory::VolatileSlice;
-use vm_memory::{Bytes, VolatileMemory};
 
-use super::ring::{Packed, Piece, Queue, Split, check};
+use super::ring::{Area, Packed, Piece, Queue, Split};
 
 /// Frames that one direction moves before the others have their turn.
 const BURST: usize = 32;
@@ -73,33 +73,31 @@ impl Port {
         !self.regions.is_empty() && self.rings.iter().all(ready)
     }
 
-    fn user(&self, addr: u64, len: usize) -> Result<VolatileSlice<'_>> {
-        let region = self.regions.iter().find(|r| addr.wrapping_sub(r.user) < r.len);
-        let region = region.with_context(|| format!("no memory at user address {addr:#x}"))?;
-        Ok(region.map.get_slice((addr - region.user + region.offset) as usize, len)?)
-    }
-
     #[inline]
     fn guest(&self, addr: u64, len: usize) -> Result<VolatileSlice<'_>> {
-        let region = self.regions.iter().find(|r| addr.wrapping_sub(r.gpa) < r.len);
-        let region = region.with_context(|| format!("no memory at guest address {addr:#x}"))?;
+        // Nearly always the only one, and a frame does not cross from one to the next.
+        let Some(region) = self.regions.iter().find(|r| addr.wrapping_sub(r.gpa) < r.len) else {
+            bail!("no memory at guest address {addr:#x}");
+        };
         Ok(region.map.get_slice((addr - region.gpa + region.offset) as usize, len)?)
+    }
+
+    fn area(&self, addr: u64) -> Result<Area<'_>> {
+        let region = self.regions.iter().find(|r| addr.wrapping_sub(r.user) < r.len);
+        let region = region.with_context(|| format!("no memory at user address {addr:#x}"))?;
+        Ok((&region.map, (addr - region.user + region.offset) as usize))
     }
 
     fn split(&self, index: usize) -> Result<Split<'_>> {
         let ring = &self.rings[index];
         let [desc, avail, used] = ring.areas.context("a ring without addresses")?;
-        check(ring.size, false)?;
-        let n = usize::from(ring.size);
-        let areas = [self.user(desc, 16 * n)?, self.user(avail, 4 + 2 * n)?, self.user(used, 4 + 8 * n)?];
-        Ok(Split::new(ring.size, areas))
+        Split::new(ring.size, [self.area(desc)?, self.area(avail)?, self.area(used)?])
     }
 
     fn packed_ring(&self, index: usize) -> Result<Packed<'_>> {
         let ring = &self.rings[index];
         let [desc, _, _] = ring.areas.context("a ring without addresses")?;
-        check(ring.size, true)?;
-        Ok(Packed::new(ring.size, self.user(desc, 16 * usize::from(ring.size))?))
+        Packed::new(ring.size, self.area(desc)?)
     }
 
     /// Tells the driver of ring `index` that nobody waits for its kicks.
@@ -107,7 +105,8 @@ impl Port {
         let [_, _, device] = self.rings[index].areas.context("a ring without addresses")?;
         // A split ring's used flags; the flags of a packed ring's event suppression.
         let at = if self.packed() { 2 } else { 0 };
-        self.user(device, 4)?.store(1u16, at, Ordering::Relaxed)?;
+        let (map, offset) = self.area(device)?;
+        map.get_atomic_ref::<AtomicU16>(offset + at)?.store(1, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -143,72 +142,72 @@ fn burst<Q: Queue>(
 ) -> Result<u16> {
     let mut place = ports[from].rings[TX].place;
     let started = place;
-    let before: Vec<u16> = places.to_vec();
     for _ in 0..BURST {
-        if !source.ready(place)? {
+        if !source.ready(place) {
             break;
         }
         scratch.source.clear();
-        let (id, after) = source.gather(place, &mut scratch.source)?;
+        let (id, len, after) = source.gather(place, &mut scratch.source)?;
         let mut taken = to.len() > 1;
-        for ((target, place), port) in targets.iter_mut().zip(places.iter_mut()).zip(to) {
-            taken |= put(&ports[from], &ports[*port], target, place, scratch)?;
+        for number in 0..to.len() {
+            let (target, place) = (&mut targets[number], &mut places[number]);
+            taken |= put(&ports[from], len, &ports[to[number]], target, place, scratch)?;
         }
         if !taken {
             break;
         }
-        source.give_back(place, id, 0)?;
+        source.give_back(place, id, 0);
         place = after;
     }
-    for ((target, place), before) in targets.iter().zip(places.iter()).zip(before) {
-        if *place != before {
-            target.publish(*place)?;
-        }
-    }
     if place != started {
-        source.publish(place)?;
+        for (target, place) in targets.iter().zip(places.iter()) {
+            target.publish(*place);
+        }
+        source.publish(place);
     }
     Ok(place)
 }
 
-/// Copies the frame that is gathered into as many of the receiver's buffers as it takes; whether there was room.
+/// Copies the frame of `len` bytes that is gathered into as many of the receiver's buffers as it takes; whether there
+/// was room.
 #[inline]
 fn put<Q: Queue>(
     sender: &Port,
+    len: usize,
     receiver: &Port,
     target: &mut Q,
     place: &mut u16,
     scratch: &mut Scratch,
 ) -> Result<bool> {
     let Scratch { source, target: pieces, buffers } = scratch;
-    let len: usize = source.iter().map(|(_, len)| len).sum();
     pieces.clear();
     buffers.clear();
     let (mut room, mut next) = (0, *place);
     while room < len {
-        if !target.ready(next)? {
+        if !target.ready(next) {
             return Ok(false);
         }
-        let first = pieces.len();
-        let (id, after) = target.gather(next, pieces)?;
-        let size: usize = pieces[first..].iter().map(|(_, len)| len).sum();
+        let (id, size, after) = target.gather(next, pieces)?;
         buffers.push((next, id, size.min(len - room)));
         room += size;
         next = after;
     }
-    copy(sender, source, receiver, pieces)?;
-    if let Some((addr, room)) = pieces.first() {
-        receiver.guest(*addr, *room)?.write_obj(buffers.len() as u16, NUM_BUFFERS)?;
+    if let ([(from, _)], [(to, size)]) = (source.as_slice(), pieces.as_slice()) {
+        let buffer = receiver.guest(*to, *size)?;
+        sender.guest(*from, len)?.copy_to_volatile_slice(buffer);
+        buffer.get_ref(NUM_BUFFERS)?.store(1u16);
+    } else if let Some(first) = pieces.first() {
+        copy(sender, source, receiver, pieces)?;
+        receiver.guest(first.0, first.1)?.get_ref(NUM_BUFFERS)?.store(buffers.len() as u16);
     }
     for &(place, id, written) in buffers.iter() {
-        target.give_back(place, id, written)?;
+        target.give_back(place, id, written);
     }
     *place = next;
     Ok(true)
 }
 
 /// Copies the bytes of `source` into `target`, which has room for them.
-#[inline]
 fn copy(sender: &Port, source: &[Piece], receiver: &Port, target: &[Piece]) -> Result<()> {
     let mut target = target.iter();
     let (mut to, mut room) = (0, 0);

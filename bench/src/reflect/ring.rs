@@ -1,14 +1,14 @@
 //! The reflector's rings: the least that takes a frame out of one and puts it into another.
 //!
-//! Addresses are translated for each burst and each descriptor, through `vm-memory`'s checked slices; that costs little
-//! beside the copy, and keeps this file without `unsafe`. The device's side of virtio 1.3, 2.7 and 2.8, without indirect
-//! tables and without notifications: both sides poll.
+//! The device's side of virtio 1.3, 2.7 and 2.8, without indirect tables and without notifications: both sides poll. Areas
+//! are `vm-memory`'s arrays, which keep this file without `unsafe`; they are found anew for each burst.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU16, Ordering, fence};
 
-use anyhow::{Result, ensure};
-use vm_memory::Bytes;
-use vm_memory::volatile_memory::VolatileSlice;
+use anyhow::{Result, bail, ensure};
+use vm_memory::VolatileMemory;
+use vm_memory::mmap::MmapRegion;
+use vm_memory::volatile_memory::VolatileArrayRef;
 
 const DESC_NEXT: u16 = 1;
 /// Where the wrap counter is in a place of a packed ring.
@@ -20,100 +20,129 @@ const USED: u16 = 1 << 15;
 /// A piece of a buffer: guest address and length.
 pub(super) type Piece = (u64, usize);
 
-/// A ring's areas for the time of a burst. A place is what SET_VRING_BASE says: the free-running index of a split ring,
-/// the position and the wrap counter of a packed one.
+/// Where an area of a ring begins.
+pub(super) type Area<'a> = (&'a MmapRegion, usize);
+
+/// A buffer that was gathered: its identity, its length, and the place of the next.
+pub(super) type Gathered = (u16, usize, u16);
+
+/// A ring for the time of a burst. A place is what SET_VRING_BASE says: the free-running index of a split ring, the
+/// position and the wrap counter of a packed one.
 pub(super) trait Queue {
     /// Whether a buffer is available at `place`.
-    fn ready(&mut self, place: u16) -> Result<bool>;
+    fn ready(&mut self, place: u16) -> bool;
 
-    /// Adds the pieces of the buffer at `place`; its identity, and the place of the next.
-    fn gather(&self, place: u16, pieces: &mut Vec<Piece>) -> Result<(u16, u16)>;
+    /// Adds the pieces of the buffer at `place`.
+    ///
+    /// # Errors
+    /// A chain without end.
+    fn gather(&self, place: u16, pieces: &mut Vec<Piece>) -> Result<Gathered>;
 
     /// Gives the buffer that was at `place` back with `len` bytes written.
-    fn give_back(&self, place: u16, id: u16, len: usize) -> Result<()>;
+    fn give_back(&self, place: u16, id: u16, len: usize);
 
     /// The driver sees what was given back before `place`.
-    fn publish(&self, place: u16) -> Result<()>;
+    fn publish(&self, place: u16);
+}
+
+/// # Errors
+/// A size that no ring has.
+fn check(size: u16, packed: bool) -> Result<()> {
+    let right = if packed { (1..=WRAP).contains(&size) } else { size.is_power_of_two() };
+    ensure!(right, "a ring of {size} descriptors");
+    Ok(())
+}
+
+/// A descriptor's second word in three parts: length, and the two halves of what is above it.
+#[inline]
+fn parts(word: u64) -> (usize, u16, u16) {
+    (word as u32 as usize, (word >> 32) as u16, (word >> 48) as u16)
 }
 
 /// A split ring.
 pub(super) struct Split<'a> {
     mask: u16,
     /// The driver's index when it was last looked at.
-    seen: Option<u16>,
-    desc: VolatileSlice<'a>,
-    avail: VolatileSlice<'a>,
-    used: VolatileSlice<'a>,
+    seen: u16,
+    /// Two words each: address; length, flags and next.
+    desc: VolatileArrayRef<'a, u64>,
+    avail_index: &'a AtomicU16,
+    avail: VolatileArrayRef<'a, u16>,
+    used_index: &'a AtomicU16,
+    /// Identity and length.
+    used: VolatileArrayRef<'a, u64>,
 }
 
 impl<'a> Split<'a> {
-    pub(super) fn new(size: u16, [desc, avail, used]: [VolatileSlice<'a>; 3]) -> Self {
-        Split { mask: size - 1, seen: None, desc, avail, used }
-    }
-
-    /// Descriptor `index`: its piece, its flags, and the next.
-    #[inline]
-    fn desc(&self, index: u16) -> Result<(Piece, u16, u16)> {
-        let at = 16 * usize::from(index & self.mask);
-        let rest: u64 = self.desc.load(at + 8, Ordering::Relaxed)?;
-        let piece = (self.desc.load(at, Ordering::Relaxed)?, rest as u32 as usize);
-        Ok((piece, (rest >> 32) as u16, (rest >> 48) as u16))
+    pub(super) fn new(size: u16, [desc, avail, used]: [Area<'a>; 3]) -> Result<Self> {
+        check(size, false)?;
+        let n = usize::from(size);
+        let avail_index: &AtomicU16 = avail.0.get_atomic_ref(avail.1 + 2)?;
+        Ok(Split {
+            mask: size - 1,
+            seen: avail_index.load(Ordering::Acquire),
+            desc: desc.0.get_array_ref(desc.1, 2 * n)?,
+            avail_index,
+            avail: avail.0.get_array_ref(avail.1 + 4, n)?,
+            used_index: used.0.get_atomic_ref(used.1 + 2)?,
+            used: used.0.get_array_ref(used.1 + 4, n)?,
+        })
     }
 }
 
 impl Queue for Split<'_> {
     #[inline]
-    fn ready(&mut self, place: u16) -> Result<bool> {
-        if self.seen.is_none_or(|seen| seen == place) {
-            self.seen = Some(self.avail.load(2, Ordering::Acquire)?);
+    fn ready(&mut self, place: u16) -> bool {
+        if self.seen == place {
+            self.seen = self.avail_index.load(Ordering::Acquire);
         }
-        Ok(self.seen != Some(place))
+        self.seen != place
     }
 
     #[inline]
-    fn gather(&self, place: u16, pieces: &mut Vec<Piece>) -> Result<(u16, u16)> {
-        let head: u16 = self.avail.load(4 + 2 * usize::from(place & self.mask), Ordering::Relaxed)?;
-        let mut index = head;
+    fn gather(&self, place: u16, pieces: &mut Vec<Piece>) -> Result<Gathered> {
+        let head = self.avail.load(usize::from(place & self.mask));
+        let (mut index, mut total) = (head, 0);
         for _ in 0..=self.mask {
-            let (piece, flags, next) = self.desc(index)?;
-            pieces.push(piece);
+            let at = 2 * usize::from(index & self.mask);
+            let (len, flags, next) = parts(self.desc.load(at + 1));
+            pieces.push((self.desc.load(at), len));
+            total += len;
             if flags & DESC_NEXT == 0 {
-                return Ok((head, place.wrapping_add(1)));
+                return Ok((head, total, place.wrapping_add(1)));
             }
             index = next;
         }
-        anyhow::bail!("descriptors in a circle")
+        bail!("descriptors in a circle")
     }
 
     #[inline]
-    fn give_back(&self, place: u16, id: u16, len: usize) -> Result<()> {
-        let at = 4 + 8 * usize::from(place & self.mask);
-        self.used.store(u32::from(id), at, Ordering::Relaxed)?;
-        self.used.store(len as u32, at + 4, Ordering::Relaxed)?;
-        Ok(())
+    fn give_back(&self, place: u16, id: u16, len: usize) {
+        self.used.store(usize::from(place & self.mask), u64::from(id) | (len as u64) << 32);
     }
 
     #[inline]
-    fn publish(&self, place: u16) -> Result<()> {
-        self.used.store(place, 2, Ordering::Release)?;
-        Ok(())
+    fn publish(&self, place: u16) {
+        self.used_index.store(place, Ordering::Release);
     }
 }
 
 /// A packed ring.
 pub(super) struct Packed<'a> {
     size: u16,
-    ring: VolatileSlice<'a>,
+    /// Two words each: address; length, identity and flags.
+    ring: VolatileArrayRef<'a, u64>,
 }
 
 impl<'a> Packed<'a> {
-    pub(super) fn new(size: u16, ring: VolatileSlice<'a>) -> Self {
-        Packed { size, ring }
+    pub(super) fn new(size: u16, ring: Area<'a>) -> Result<Self> {
+        check(size, true)?;
+        Ok(Packed { size, ring: ring.0.get_array_ref(ring.1, 2 * usize::from(size))? })
     }
 
     #[inline]
     fn at(place: u16) -> usize {
-        16 * usize::from(place & !WRAP)
+        2 * usize::from(place & !WRAP)
     }
 
     #[inline]
@@ -125,47 +154,77 @@ impl<'a> Packed<'a> {
 
 impl Queue for Packed<'_> {
     #[inline]
-    fn ready(&mut self, place: u16) -> Result<bool> {
-        let flags: u16 = self.ring.load(Self::at(place) + 14, Ordering::Acquire)?;
+    fn ready(&mut self, place: u16) -> bool {
+        let (_, _, flags) = parts(self.ring.load(Self::at(place) + 1));
         let wrap = place & WRAP != 0;
-        Ok((flags & AVAILABLE != 0) == wrap && (flags & USED != 0) != wrap)
+        // What belongs to the descriptor is read after its flags.
+        fence(Ordering::Acquire);
+        (flags & AVAILABLE != 0) == wrap && (flags & USED != 0) != wrap
     }
 
     #[inline]
-    fn gather(&self, place: u16, pieces: &mut Vec<Piece>) -> Result<(u16, u16)> {
-        let mut place = place;
+    fn gather(&self, place: u16, pieces: &mut Vec<Piece>) -> Result<Gathered> {
+        let (mut place, mut total) = (place, 0);
         for _ in 0..self.size {
             let at = Self::at(place);
-            let rest: u64 = self.ring.load(at + 8, Ordering::Relaxed)?;
-            pieces.push((self.ring.load(at, Ordering::Relaxed)?, rest as u32 as usize));
+            let (len, id, flags) = parts(self.ring.load(at + 1));
+            pieces.push((self.ring.load(at), len));
+            total += len;
             place = self.after(place);
-            if (rest >> 48) as u16 & DESC_NEXT == 0 {
-                return Ok(((rest >> 32) as u16, place));
+            if flags & DESC_NEXT == 0 {
+                return Ok((id, total, place));
             }
         }
-        anyhow::bail!("a chain longer than its ring")
+        bail!("a chain longer than its ring")
     }
 
     #[inline]
-    fn give_back(&self, place: u16, id: u16, len: usize) -> Result<()> {
-        let at = Self::at(place);
-        self.ring.store(len as u32, at + 8, Ordering::Relaxed)?;
-        self.ring.store(id, at + 12, Ordering::Relaxed)?;
+    fn give_back(&self, place: u16, id: u16, len: usize) {
         let flags = if place & WRAP != 0 { AVAILABLE | USED } else { 0 };
-        self.ring.store(flags, at + 14, Ordering::Release)?;
-        Ok(())
+        // The buffer's bytes are written before its flags.
+        fence(Ordering::Release);
+        let word = len as u64 | u64::from(id) << 32 | u64::from(flags) << 48;
+        self.ring.store(Self::at(place) + 1, word);
     }
 
     #[inline]
-    fn publish(&self, _: u16) -> Result<()> {
-        Ok(())
-    }
+    fn publish(&self, _: u16) {}
 }
 
-/// # Errors
-/// A size that no ring has.
-pub(super) fn check(size: u16, packed: bool) -> Result<()> {
-    let right = if packed { (1..=WRAP).contains(&size) } else { size.is_power_of_two() };
-    ensure!(right, "a ring of {size} descriptors");
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packed_ring_changes_its_wrap_counter_where_it_begins_anew() {
+        let map = MmapRegion::<()>::new(4096).expect("memory");
+        let ring = Packed::new(3, (&map, 0)).expect("a ring");
+        let mut place = WRAP;
+        let places: Vec<u16> = std::iter::from_fn(|| {
+            place = ring.after(place);
+            Some(place)
+        })
+        .take(6)
+        .collect();
+        assert_eq!(places, [WRAP | 1, WRAP | 2, 0, 1, 2, WRAP]);
+    }
+
+    #[test]
+    fn a_packed_descriptor_is_ready_when_its_flags_are_those_of_the_round() {
+        let map = MmapRegion::<()>::new(4096).expect("memory");
+        let mut ring = Packed::new(4, (&map, 0)).expect("a ring");
+        for (flags, first, second) in [
+            (0, false, false),
+            (AVAILABLE, true, false),
+            (USED, false, true),
+            (AVAILABLE | USED, false, false),
+        ] {
+            ring.ring.store(1, u64::from(flags) << 48);
+            assert_eq!((ring.ready(WRAP), ring.ready(0)), (first, second), "{flags:#x}");
+        }
+        ring.give_back(WRAP, 7, 100);
+        assert_eq!(parts(ring.ring.load(1)), (100, 7, AVAILABLE | USED));
+        ring.give_back(0, 7, 100);
+        assert_eq!(parts(ring.ring.load(1)), (100, 7, 0));
+    }
 }
