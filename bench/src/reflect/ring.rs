@@ -11,6 +11,7 @@ use vm_memory::mmap::MmapRegion;
 use vm_memory::volatile_memory::VolatileArrayRef;
 
 const DESC_NEXT: u16 = 1;
+const DESC_WRITE: u16 = 2;
 /// Where the wrap counter is in a place of a packed ring.
 const WRAP: u16 = 1 << 15;
 /// Flags of a packed descriptor.
@@ -180,7 +181,9 @@ impl Queue for Packed<'_> {
 
     #[inline]
     fn give_back(&self, place: u16, id: u16, len: usize) {
-        let flags = if place & WRAP != 0 { AVAILABLE | USED } else { 0 };
+        let lap = if place & WRAP != 0 { AVAILABLE | USED } else { 0 };
+        // Without this the length means nothing (2.8.5).
+        let flags = lap | if len > 0 { DESC_WRITE } else { 0 };
         // The buffer's bytes are written before its flags.
         fence(Ordering::Release);
         let word = len as u64 | u64::from(id) << 32 | u64::from(flags) << 48;
@@ -223,8 +226,8 @@ mod tests {
             assert_eq!((ring.ready(WRAP), ring.ready(0)), (first, second), "{flags:#x}");
         }
         ring.give_back(WRAP, 7, 100);
-        assert_eq!(parts(ring.ring.load(1)), (100, 7, AVAILABLE | USED));
-        ring.give_back(0, 7, 100);
-        assert_eq!(parts(ring.ring.load(1)), (100, 7, 0));
+        assert_eq!(parts(ring.ring.load(1)), (100, 7, AVAILABLE | USED | DESC_WRITE));
+        ring.give_back(0, 7, 0);
+        assert_eq!(parts(ring.ring.load(1)), (0, 7, 0));
     }
 }
