@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Arg, ArgAction, Args, FromArgMatches};
 
-use crate::flags::{self, Choices, Flag};
+use crate::flags::{self, Choices};
 use crate::peers::WEFT;
 use crate::rounds::Plan;
 use crate::scenarios::{self, Benchmark, Entry};
@@ -22,7 +22,7 @@ struct Common {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     pairs: u16,
     /// Seconds that are measured in each run, after a warm-up
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// One round of one second: shows that everything runs, and measures nothing
     #[arg(long, conflicts_with_all = ["pairs", "seconds"])]
@@ -88,12 +88,18 @@ fn command() -> clap::Command {
 
 /// What a flag means to each of the scenarios that have it.
 fn help(name: &str) -> String {
-    let meaning = |entry: &Entry| {
-        let flag: &Flag = entry.flags.iter().find(|flag| flag.name == name)?;
+    let mut meanings: Vec<(String, Vec<&str>)> = Vec::new();
+    for entry in scenarios::ALL {
+        let Some(flag) = entry.flags.iter().find(|flag| flag.name == name) else { continue };
         let default = if flag.default.is_empty() { "all" } else { flag.default };
-        Some(format!("{}: {} [default: {default}]", entry.name, flag.about))
-    };
-    scenarios::ALL.iter().filter_map(meaning).collect::<Vec<_>>().join("; ")
+        let meaning = format!("{} [default: {default}]", flag.about);
+        match meanings.iter_mut().find(|(known, _)| *known == meaning) {
+            Some((_, names)) => names.push(entry.name),
+            None => meanings.push((meaning, vec![entry.name])),
+        }
+    }
+    let one = |(meaning, names): &(String, Vec<&str>)| format!("{}: {meaning}", names.join(", "));
+    meanings.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// Reads the command line, of which the first word is the program.

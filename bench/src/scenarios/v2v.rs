@@ -7,19 +7,16 @@ use anyhow::{Context, Result, bail};
 
 use super::{Benchmark, Entry, peer_names};
 use crate::flags::{Choices, Flag};
-use crate::generators::{Frames, Generator, Load, Measured, RING_SIZE, Rate, Rings};
+use crate::generators::{Frames, Generator, Load, RING_SIZE, Rate, Rings};
 use crate::guard::Hugepages;
 use crate::machine::{self, Program};
 use crate::measures::{LOSS, LOSS_FREE, Measure, P50, P99, RATE, THROUGHPUT};
-use crate::peers::{Setup, VhostPeer, VhostSwitch};
+use crate::peers::{Setup, VhostPeer};
 use crate::results::{Cell, Scenario};
 use crate::rounds::{Plan, Run, Turn, rounds};
 
 /// Huge pages of 2 MiB: 512 MiB each for a DPDK switch and a DPDK generator, and the own generator's guests.
 const PAGES: u64 = 256 + 256 + 32;
-
-/// Of each cell in each round: what has a turn of its own.
-const PHASES: [&str; 2] = ["highest rates", "half load"];
 
 const GENERATORS: Flag =
     Flag { name: "generators", value: "NAME,…", about: "traffic, testpmd (as a cross-check)", default: "" };
@@ -69,6 +66,15 @@ impl Offered {
             Offered::Half => "half",
         }
     }
+
+    /// As reports call it.
+    fn phase(self) -> &'static str {
+        match self {
+            Offered::Full => "full rate",
+            Offered::Lossless => "without loss",
+            Offered::Half => "half load",
+        }
+    }
 }
 
 /// What to measure.
@@ -85,6 +91,10 @@ struct V2v {
 }
 
 fn prepare(choices: &Choices) -> Result<Box<dyn Benchmark>> {
+    Ok(Box::new(options(choices)?))
+}
+
+fn options(choices: &Choices) -> Result<V2v> {
     let rings = choices.parse(&RINGS)?;
     let others = if choices.given(&RINGS) { rings.clone() } else { vec![Rings::SPLIT] };
     let sizes: Vec<Frames> = choices.parse(&SIZES)?;
@@ -93,14 +103,14 @@ fn prepare(choices: &Choices) -> Result<Box<dyn Benchmark>> {
     if rates.contains(&Offered::Half) && !rates.contains(&Offered::Full) {
         bail!("--rates: half is that of the full rate, which has to be measured too");
     }
-    Ok(Box::new(V2v {
+    Ok(V2v {
         peers: choices.peers(&VhostPeer::ALL, VhostPeer::name),
         generators: choices.choose(&GENERATORS, &Generator::ALL, Generator::name)?,
         rings: [rings, others],
         crossed: if choices.given(&SIZES) { sizes.clone() } else { ends.to_vec() },
         sizes,
         rates,
-    }))
+    })
 }
 
 /// One cell: a load, by whom, on which switches.
@@ -144,24 +154,28 @@ impl V2v {
     }
 
     fn case(&self, generator: Generator, load: Load<'static>) -> Case {
-        let full = self.rates.contains(&Offered::Full);
         let mut case = Case { generator, load, peers: Vec::new() };
+        let full = self.offered(&case).contains(&Offered::Full);
         let taken = |peer: &VhostPeer| takes(*peer, generator, &load) && (full || case.whole(*peer));
         case.peers = self.peers.iter().copied().filter(taken).collect();
         case
     }
 }
 
-/// Whether a peer has a part in a cell.
+/// Whether a peer has a part in a cell. The peers that are no switches show limits: for the shortest and the longest
+/// frames, where they differ most.
 fn takes(peer: VhostPeer, generator: Generator, load: &Load<'_>) -> bool {
+    let own = generator == Generator::Traffic;
     let segments = load.frames == Frames::Segments;
+    let ends = matches!(load.frames, Frames::Fixed(64 | 1514) | Frames::Segments);
     match peer {
+        VhostPeer::Weft => true,
         // Without the setting it takes no segments; with it, it is slower with what is none.
         VhostPeer::Ovs => !segments,
         VhostPeer::OvsTso => segments,
-        VhostPeer::OvsFlow => !segments && generator == Generator::Traffic && !load.rings.packed,
-        VhostPeer::Weft | VhostPeer::TestpmdIo => true,
-        VhostPeer::Reflector => !segments && !load.rings.packed,
+        VhostPeer::OvsFlow => own && !segments && !load.rings.packed && ends,
+        VhostPeer::TestpmdIo => ends,
+        VhostPeer::Reflector => own,
     }
 }
 
@@ -173,11 +187,12 @@ impl Benchmark for V2v {
     }
 
     fn runs(&self, plan: &Plan) -> (usize, f64) {
-        let of = |case: &Case| {
-            let whole = case.peers.iter().filter(|peer| case.whole(**peer)).count();
-            case.peers.len() + whole * (self.rates.len() - 1)
+        let asked = |case: &Case, offered: Offered| {
+            case.peers.iter().filter(|peer| offered == Offered::Full || case.whole(**peer)).count()
         };
-        (self.cases(plan).iter().map(of).sum(), 3.0)
+        let of =
+            |case: &Case| self.offered(case).into_iter().map(|offered| asked(case, offered)).sum::<usize>();
+        (self.cases(plan).iter().map(of).sum(), 2.5)
     }
 
     fn run(&self, plan: &Plan) -> Result<Scenario> {
@@ -189,9 +204,12 @@ impl Benchmark for V2v {
         for case in self.cases(plan) {
             let names: Vec<&str> = case.peers.iter().map(|peer| peer.name()).collect();
             let cell = Cell::new(case.name(), &self.measures(&case)).peers(&names);
-            let cell = cell.ceiling(VhostPeer::Reflector.name());
-            let half = self.rates.contains(&Offered::Half) && case.generator == Generator::Traffic;
-            let cell = cell.phases(if half { &PHASES } else { &PHASES[..1] });
+            let cell = match case.generator {
+                Generator::Traffic => cell.ceiling(VhostPeer::Reflector.name()),
+                Generator::Testpmd => cell,
+            };
+            let phases: Vec<&str> = self.offered(&case).iter().map(|offered| offered.phase()).collect();
+            let cell = cell.phases(&phases);
             rounds(&mut scenario, cell, case.generator.name(), |turn| self.turn(plan, &case, turn))?;
         }
         Ok(scenario)
@@ -199,10 +217,19 @@ impl Benchmark for V2v {
 }
 
 impl V2v {
+    /// What is measured in a cell: the cross-check knows its own rate only.
+    fn offered(&self, case: &Case) -> Vec<Offered> {
+        match case.generator {
+            Generator::Traffic => self.rates.clone(),
+            Generator::Testpmd => vec![Offered::Full],
+        }
+    }
+
     fn measures(&self, case: &Case) -> Vec<Measure> {
         let own = case.generator == Generator::Traffic;
         let mut measures = Vec::new();
-        if self.rates.contains(&Offered::Full) {
+        let offered = self.offered(case);
+        if offered.contains(&Offered::Full) {
             measures.push(RATE);
             if own {
                 measures.push(LOSS);
@@ -212,10 +239,10 @@ impl V2v {
                 measures.insert(0, THROUGHPUT);
             }
         }
-        if self.rates.contains(&Offered::Lossless) && own {
+        if offered.contains(&Offered::Lossless) {
             measures.push(LOSS_FREE);
         }
-        if self.rates.contains(&Offered::Half) && own {
+        if offered.contains(&Offered::Half) {
             measures.extend([P50, P99]);
         }
         measures
@@ -224,43 +251,29 @@ impl V2v {
     /// One peer's turn; nothing for a peer of which this phase asks nothing.
     fn turn(&self, plan: &Plan, case: &Case, turn: &Turn<'_>) -> Result<Option<Run>> {
         let peer = case.peers.iter().find(|known| known.name() == turn.peer).context("no such peer")?;
-        let half = turn.phase == 1;
-        if half && !case.whole(*peer) {
+        let offered = self.offered(case).get(turn.phase).copied().context("no such phase")?;
+        if offered != Offered::Full && !case.whole(*peer) {
             return Ok(None);
         }
+        let rate = match offered {
+            Offered::Full => Rate::Full,
+            Offered::Lossless => Rate::LOSSLESS,
+            Offered::Half => {
+                Rate::PerSecond(turn.lowest(&RATE).context("no switch has a rate to take half of")? / 2.0)
+            }
+        };
         let segments = case.load.frames == Frames::Segments;
         let switch = peer.start(&Setup { segments, ..Setup::pair(turn.dir, plan.switch_cpu) })?;
-        let load = Load { dir: turn.dir, ..case.load };
-        let measured = if half {
-            let lowest = turn.lowest(&RATE).context("no switch has a rate to take half of")?;
-            let load = Load { rate: Rate::PerSecond(lowest / 2.0), ..load };
-            case.generator.measure(&switch, &load)?.only(&[P50, P99])
-        } else {
-            self.highest(case, *peer, &switch, &load)?
+        let measured = case.generator.measure(&switch, &Load { dir: turn.dir, rate, ..case.load })?;
+        let measured = match offered {
+            Offered::Full => measured.only(&[RATE, THROUGHPUT, LOSS]),
+            Offered::Lossless => {
+                let found = measured.get(&RATE).context("the generator has no rate")?;
+                measured.only(&[]).with(&LOSS_FREE, found)
+            }
+            Offered::Half => measured.only(&[P50, P99]),
         };
         Ok(Some(Run { switch: switch.commands.clone(), measured }))
-    }
-
-    /// The highest rate, and the highest without loss.
-    fn highest(
-        &self,
-        case: &Case,
-        peer: VhostPeer,
-        switch: &VhostSwitch,
-        load: &Load<'_>,
-    ) -> Result<Measured> {
-        let mut measured = Measured::new();
-        if self.rates.contains(&Offered::Full) {
-            measured = case.generator.measure(switch, load)?.only(&[RATE, THROUGHPUT, LOSS]);
-        }
-        if self.rates.contains(&Offered::Lossless) && case.whole(peer) {
-            let lossless = case.generator.measure(switch, &Load { rate: Rate::LOSSLESS, ..*load })?;
-            if let Some(rate) = lossless.get(&RATE) {
-                measured = measured.with(&LOSS_FREE, rate);
-            }
-            measured.commands.extend(lossless.commands);
-        }
-        Ok(measured)
     }
 }
 
@@ -279,4 +292,59 @@ fn about(plan: &Plan) -> String {
          each switch.",
         plan.switch_cpu, plan.generator_cpu
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAN: Plan = Plan { pairs: 5, seconds: 1, switch_cpu: 1, generator_cpu: 0 };
+
+    fn v2v(flags: &[(&'static str, &str)]) -> V2v {
+        let words = |text: &str| text.split(',').map(str::to_string).collect();
+        let given = flags.iter().map(|(name, text)| (*name, words(text))).collect();
+        options(&Choices { given, ..Choices::default() }).expect("options")
+    }
+
+    fn cells(v2v: &V2v) -> Vec<String> {
+        let peers = |case: &Case| case.peers.iter().map(|peer| peer.name()).collect::<Vec<_>>().join(" ");
+        v2v.cases(&PLAN).iter().map(|case| format!("{}: {}", case.name(), peers(case))).collect()
+    }
+
+    #[test]
+    fn every_load_has_the_peers_that_it_means_something_to() {
+        let expected = [
+            "64 B, split: weft ovs ovs-flow testpmd-io reflector",
+            "64 B, packed: weft ovs testpmd-io reflector",
+            "512 B, split: weft ovs reflector",
+            "1514 B, split: weft ovs ovs-flow testpmd-io reflector",
+            "mix, split: weft ovs reflector",
+            "64 KB segments, split: weft ovs-tso testpmd-io reflector",
+            "64 B, split, by testpmd: weft ovs testpmd-io",
+            "64 B, packed, by testpmd: weft ovs testpmd-io",
+            "1514 B, split, by testpmd: weft ovs testpmd-io",
+        ];
+        assert_eq!(cells(&v2v(&[])), expected);
+    }
+
+    #[test]
+    fn rings_that_were_asked_for_are_those_of_every_length() {
+        let chosen = v2v(&[("rings", "packed"), ("sizes", "512,mix"), ("generators", "traffic")]);
+        assert_eq!(cells(&chosen), ["512 B, packed: weft ovs reflector", "mix, packed: weft ovs reflector"]);
+    }
+
+    #[test]
+    fn a_switch_has_a_turn_for_each_rate_and_what_shows_a_limit_one() {
+        let chosen = v2v(&[("sizes", "64"), ("rings", "split"), ("generators", "traffic")]);
+        assert_eq!(chosen.runs(&PLAN).0, 2 * 3 + 3);
+        let lossless = v2v(&[("sizes", "64"), ("rings", "split"), ("rates", "lossless")]);
+        assert_eq!(cells(&lossless)[0], "64 B, split: weft ovs");
+        assert_eq!(lossless.measures(&lossless.cases(&PLAN)[0]), [LOSS_FREE]);
+    }
+
+    #[test]
+    fn half_of_what_is_not_measured_is_refused() {
+        let given = [("rates", vec!["half".to_string()])].into();
+        assert!(options(&Choices { given, ..Choices::default() }).is_err());
+    }
 }
