@@ -133,8 +133,18 @@ pub(crate) fn parse(args: &[String]) -> Result<Invocation> {
         scenarios: chosen.into_iter().map(prepare).collect::<Result<_>>()?,
         json: common.json,
         report: common.report,
-        command: format!("cargo xtask bench {}", args.get(1..).unwrap_or_default().join(" ")),
+        command: typed(args.get(1..).unwrap_or_default()),
     }))
+}
+
+/// The command line for a report, in which this machine's paths mean nothing.
+fn typed(args: &[String]) -> String {
+    let word = |arg: &String| match arg.split_once('/') {
+        Some((before, _)) if before.is_empty() || before.ends_with('=') => format!("{before}PATH"),
+        _ => arg.clone(),
+    };
+    let words = ["cargo xtask bench".to_string()].into_iter().chain(args.iter().map(word));
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The scenarios of those names, in the table's order.
@@ -223,6 +233,13 @@ mod tests {
         let asked = asked("bench v2v tap --peers loop --pairs 7 --seconds 2").expect("asked");
         assert_eq!((asked.plan.pairs, asked.plan.seconds), (7, 2));
         assert_eq!(asked.command, "cargo xtask bench v2v tap --peers loop --pairs 7 --seconds 2");
+    }
+
+    #[test]
+    fn a_report_says_what_was_typed_without_paths_of_this_machine() {
+        let asked = asked("bench v2v --report /tmp/x --json=/tmp/y --sizes 64").expect("asked");
+        assert_eq!(asked.command, "cargo xtask bench v2v --report PATH --json=PATH --sizes 64");
+        assert_eq!(asked.report.expect("a directory"), std::path::Path::new("/tmp/x"));
     }
 
     #[test]

@@ -74,9 +74,13 @@ pub(crate) struct Run {
     pub(crate) measured: Measured,
 }
 
+/// Whose turn fails so often without having succeeded has no more: each failure may take as long as a switch may take to
+/// start.
+const ATTEMPTS: usize = 2;
+
 /// Runs the rounds of one cell and prints it. `once` is one peer's turn, or `None` where that phase asks nothing of that
-/// peer. A run that fails is told and left out; the others go on. `generator` is what
-/// the generator is called where its command lines are listed.
+/// peer. A run that fails is told and left out; the others go on. `generator` is what the generator is called where its
+/// command lines are listed.
 ///
 /// # Errors
 /// The benchmark was interrupted.
@@ -87,11 +91,16 @@ pub(crate) fn rounds(
     mut once: impl FnMut(&Turn<'_>) -> Result<Option<Run>>,
 ) -> Result<()> {
     let measures = cell.measures.clone();
+    // Of each phase and each peer: failures before the first success, which is `None`.
+    let mut failures = vec![vec![Some(0); cell.runs.len()]; cell.phases.len()];
     for round in 1..=scenario.pairs {
         cell.begin_round();
-        for phase in 0..cell.phases.len() {
-            for index in 0..cell.runs.len() {
+        for (phase, failures) in failures.iter_mut().enumerate() {
+            for (index, failures) in failures.iter_mut().enumerate() {
                 interrupt::check()?;
+                if *failures == Some(ATTEMPTS) {
+                    continue;
+                }
                 let dir = tempfile::Builder::new().prefix("weft-bench-").tempdir()?;
                 let busy = machine::busy()?;
                 let (peer, variant) = (cell.runs[index].peer.clone(), cell.runs[index].variant.clone());
@@ -104,6 +113,7 @@ pub(crate) fn rounds(
                 match run {
                     Ok(None) => {}
                     Ok(Some(mut run)) => {
+                        *failures = None;
                         // Generator and switch have processors of their own, or share with others as they fall.
                         run.measured.disturbed = run.measured.disturbed.or(Some(busy));
                         eprintln!("{told}: {}", run.measured.show(&measures));
@@ -116,6 +126,11 @@ pub(crate) fn rounds(
                     Err(error) => {
                         eprintln!("{told}: FAILED: {error:#}");
                         cell.note(index, None);
+                        if *failures == Some(0) {
+                            cell.remarks
+                                .push(format!("{who}, round {round}: {}", reason(&error, dir.path())));
+                        }
+                        *failures = failures.map(|number| number + 1);
                     }
                 }
             }
@@ -125,6 +140,15 @@ pub(crate) fn rounds(
     print!("{}", table::cell(scenario, &cell));
     scenario.cells.push(cell);
     Ok(())
+}
+
+/// Why a run failed, for a report: the last line of what was said, which is the program's own where one ended.
+fn reason(error: &anyhow::Error, dir: &Path) -> String {
+    let text = format!("{error:#}").replace(&dir.display().to_string(), "DIR");
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default().trim_end_matches(':');
+    let last = lines.next_back().map(|last| format!(": {last}")).unwrap_or_default();
+    cut(&plain(&format!("{first}{last}")))
 }
 
 /// Those that are not empty, with commas.
@@ -152,10 +176,16 @@ fn cut(line: &str) -> String {
     }
 }
 
-/// A command line with this workspace's paths as in a work tree, and namespaces without their numbers.
+/// A command line with this workspace's paths as in a work tree (wherever cargo builds), and namespaces without their
+/// numbers.
 fn plain(line: &str) -> String {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(|path| format!("{}/", path.display()));
+    let own = std::env::current_exe().ok();
+    let built = own.as_deref().and_then(Path::parent).map(|path| format!("{}/", path.display()));
     let words = line.split(' ').map(|word| {
+        if let Some(name) = built.as_ref().and_then(|built| word.strip_prefix(built.as_str())) {
+            return format!("target/release/{name}");
+        }
         let word = workspace.as_ref().map_or(word, |root| word.strip_prefix(root.as_str()).unwrap_or(word));
         match word.strip_prefix("weft-bench-") {
             Some(rest) => rest.rsplit('-').next().unwrap_or(rest).to_string(),
@@ -167,7 +197,10 @@ fn plain(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::bail;
+
     use super::*;
+    use crate::measures::RATE;
 
     #[test]
     fn commands_are_shown_without_what_changes_from_run_to_run() {
@@ -177,7 +210,63 @@ mod tests {
             format!("ip netns exec weft-bench-12-3-switch {root}/target/release/weft --socket /tmp/x/ctl");
         note(&mut commands, "weft", vec![line], Path::new("/tmp/x"));
         note(&mut commands, "weft", vec!["another run's".into()], Path::new("/tmp/y"));
+        let own = std::env::current_exe().expect("this program's path");
+        assert_eq!(
+            plain(&format!("{} generate", own.with_file_name("bench").display())),
+            "target/release/bench generate"
+        );
         assert_eq!(commands["weft"], ["ip netns exec switch target/release/weft --socket DIR/ctl"]);
+    }
+
+    fn run(rate: f64) -> Result<Option<Run>> {
+        let measured = Measured { disturbed: Some(0.0), ..Measured::new().with(&RATE, rate) };
+        Ok(Some(Run { switch: Vec::new(), measured }))
+    }
+
+    fn plan(pairs: usize) -> Scenario {
+        Plan { pairs, seconds: 1, switch_cpu: 1, generator_cpu: 0 }.scenario("test", String::new())
+    }
+
+    #[test]
+    fn every_peer_has_its_turn_in_each_phase_of_each_round() {
+        let mut turns = Vec::new();
+        let mut scenario = plan(2);
+        let cell = Cell::new("cell", &[RATE]).peers(&["weft", "peer"]).phases(&["a", "b"]);
+        rounds(&mut scenario, cell, "", |turn| {
+            turns.push(format!("{}{}", turn.peer, turn.phase));
+            if turn.phase == 1 {
+                assert_eq!(turn.lowest(&RATE), Some(3.0));
+                return Ok(None);
+            }
+            run(if turn.peer == "weft" { 4.0 } else { 3.0 })
+        })
+        .expect("rounds");
+        let round = ["weft0", "peer0", "weft1", "peer1"];
+        assert_eq!(turns, [round, round].concat());
+        assert_eq!(scenario.cells[0].runs[1].values["rate"].rounds, [Some(3.0), Some(3.0)]);
+    }
+
+    #[test]
+    fn a_peer_that_fails_is_left_out_and_given_up_if_it_never_succeeded() {
+        let mut turns = std::collections::BTreeMap::<String, usize>::new();
+        let mut scenario = plan(5);
+        let cell = Cell::new("cell", &[RATE]).peers(&["weft", "broken", "shaky"]);
+        rounds(&mut scenario, cell, "", |turn| {
+            let number = turns.entry(turn.peer.to_string()).or_default();
+            *number += 1;
+            match (turn.peer, *number) {
+                ("broken", _) | ("shaky", 2..=4) => {
+                    bail!("it ended:\n    one\n    out of {}/x", turn.dir.display())
+                }
+                _ => run(1.0),
+            }
+        })
+        .expect("rounds");
+        assert_eq!((turns["weft"], turns["broken"], turns["shaky"]), (5, 2, 5));
+        let cell = &scenario.cells[0];
+        assert_eq!(cell.runs.iter().map(|runs| runs.failed).collect::<Vec<_>>(), [0, 2, 3]);
+        assert_eq!(cell.runs[2].values["rate"].rounds, [Some(1.0), None, None, None, Some(1.0)]);
+        assert_eq!(cell.remarks, ["broken, round 1: it ended: out of DIR/x"]);
     }
 
     #[test]
