@@ -1,26 +1,28 @@
-//! Memory that the kernel copies the tails of received frames into: the pool of one receive queue.
+//! Memory that the kernel copies received frames into, or their tails: the pool of one receive queue.
 //!
-//! Tails are laid one behind the other from the pool's beginning, and every burst begins there again. So small
+//! They are laid one behind the other from the pool's beginning, and every burst begins there again. So small
 //! frames touch few lines, always the same ones, and a burst of super-frames ends when [`BURST_BYTES`] are
 //! used, before it has pushed what it carries out of the cache.
 
 use std::alloc::{self, Layout};
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use switch_core::head::FRAME_MAX;
+use switch_core::virtio_net::HEADER_LEN;
 
 use crate::memory::Segment;
 
-/// A burst takes no further frame once its tails have this many bytes.
+/// A burst takes no further frame once what it keeps has this many bytes.
 pub(crate) const BURST_BYTES: usize = 256 * 1024;
-/// Bytes that one frame may write: the longest frame and one more, which tells a longer one.
-pub(crate) const SLOT: usize = (FRAME_MAX + 1).next_multiple_of(LINE);
+/// Bytes that one frame may write: a virtio-net header, the longest frame, and one more, which tells a longer one.
+pub(crate) const SLOT: usize = (HEADER_LEN + FRAME_MAX + 1).next_multiple_of(LINE);
 
 const LINE: usize = 64;
 const SIZE: usize = BURST_BYTES + SLOT;
 
-/// See the module's text. Owned by its receive queue; the pointers that it gives out are used by system calls
-/// and by [`Segment`]s, never turned into references.
+/// See the module's text. Owned by its receive queue. What a [`Segment`] names is never behind a reference; the
+/// bytes after it may be ([`Buffers::slot`]).
 pub(crate) struct Buffers {
     base: NonNull<u8>,
     used: usize,
@@ -42,7 +44,7 @@ impl Buffers {
         Self { base, used: 0 }
     }
 
-    /// Forgets the last burst's tails.
+    /// Forgets what the last burst kept.
     #[inline]
     pub(crate) fn reset(&mut self) {
         self.used = 0;
@@ -54,13 +56,22 @@ impl Buffers {
         self.used >= BURST_BYTES
     }
 
-    /// Where the next tail may be written: [`SLOT`] bytes, if the pool is not full.
+    /// Where the next frame or tail may be written: [`SLOT`] bytes, if the pool is not full.
     #[inline]
     pub(crate) fn next(&mut self) -> *mut u8 {
         debug_assert!(!self.is_full());
         // SAFETY: `used` is below BURST_BYTES or was checked to be when it last grew (`take`), so SLOT bytes
         // follow within the allocation.
         unsafe { self.base.as_ptr().add(self.used.min(BURST_BYTES)) }
+    }
+
+    /// The same place as a slice, for a system call to write to. What is written there and not taken is
+    /// overwritten by the next frame.
+    #[inline]
+    pub(crate) fn slot(&mut self) -> &mut [MaybeUninit<u8>] {
+        // SAFETY: SLOT bytes are in the allocation (see `next`) and ours alone: no segment of this burst names
+        // them, as they follow all that was taken, and none can be made while the slice is borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.next().cast(), SLOT) }
     }
 
     /// The `len` bytes just written at [`Buffers::next`], as a segment; `len` is at most [`SLOT`].
@@ -101,6 +112,7 @@ mod tests {
         assert_eq!(buffers.next() as usize, base + 128, "the next one begins a line");
         while !buffers.is_full() {
             assert!(buffers.next() as usize + SLOT <= base + SIZE);
+            assert_eq!(buffers.slot().as_ptr() as usize, buffers.next() as usize);
             buffers.take(SLOT);
         }
         buffers.reset();

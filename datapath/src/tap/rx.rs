@@ -1,87 +1,83 @@
 //! A tap's receive queue: frames that the interface's stack sends.
 
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use switch_core::head::{FRAME_MAX, HEAD_MAX};
+use rustix::io::Errno;
+use switch_core::head::{FRAME_MAX, HEAD_LEN, HEAD_MAX};
 use switch_core::offload::OffloadSet;
 use switch_core::verdict::BURST;
 use switch_core::virtio_net::{HEADER_LEN, VnetHeader};
 
 use crate::burst::Burst;
-use crate::netdev::buffers::{Buffers, SLOT};
+use crate::netdev::buffers::Buffers;
 use crate::port::{Armed, PortError, RxDrops, RxQueue};
 
-/// One queue of a tap, read a frame at a time into the burst's heads and a pool of its own.
+/// One queue of a tap, read a frame at a time into a pool of its own.
 ///
-/// Each `readv(2)` scatters a frame over the virtio-net header, the head's own memory and the pool, so that the
-/// kernel's copy is the only one. All of [`HEAD_MAX`] is read into the head, whatever the header will ask for:
-/// how much the frame needs is only known afterwards, and the bytes are copied either way.
+/// Each frame is one `read(2)` of header and frame into one buffer, and its head is copied from there. To
+/// scatter it over head and pool (`readv(2)`) would save that copy, and costs more: the kernel has to look at
+/// the pieces. A frame without a tail leaves the buffer to the next one.
 #[derive(Debug)]
 pub struct TapRx {
     fd: Arc<OwnedFd>,
     accepted: OffloadSet,
-    tails: Buffers,
+    pool: Buffers,
 }
 
 impl TapRx {
     pub(super) fn new(fd: Arc<OwnedFd>, accepted: OffloadSet) -> Self {
-        Self { fd, accepted, tails: Buffers::new() }
+        Self { fd, accepted, pool: Buffers::new() }
     }
 }
 
 impl RxQueue for TapRx {
     fn rx_burst(&mut self, burst: &mut Burst, drops: &mut RxDrops) -> Result<usize, PortError> {
         burst.accepted = self.accepted;
-        self.tails.reset();
+        self.pool.reset();
         // A frame that is refused takes no room in the burst, so frames are counted apart.
         for _ in 0..BURST {
-            if burst.room() == 0 || self.tails.is_full() {
+            if burst.room() == 0 || self.pool.is_full() {
                 break;
             }
             let Some(head) = burst.next_head() else { break };
-            let mut vnet = [0; HEADER_LEN];
-            let space = head.space();
-            let iov = [
-                libc::iovec { iov_base: vnet.as_mut_ptr().cast(), iov_len: HEADER_LEN },
-                libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: HEAD_MAX },
-                libc::iovec { iov_base: self.tails.next().cast(), iov_len: SLOT },
-            ];
-            // SAFETY: the three ranges are writable and ours alone: the header on the stack, the head's whole
-            // space, and SLOT bytes of the pool that no segment of this burst names.
-            let n = unsafe { libc::readv(self.fd.as_raw_fd(), iov.as_ptr(), iov.len() as i32) };
-            let Ok(n) = usize::try_from(n) else {
-                let error = io::Error::last_os_error();
-                match error.raw_os_error() {
-                    Some(libc::EAGAIN) => break,
-                    Some(libc::EINTR) => continue,
-                    // The kernel could not say in a virtio-net header what the frame needs, and has dropped it.
-                    Some(libc::EINVAL) => {
-                        drops.short_header += 1;
-                        continue;
-                    }
-                    // Out of memory for the moment: what is queued stays queued.
-                    Some(libc::ENOMEM | libc::ENOBUFS) => break,
-                    Some(libc::EBADFD) => return Err(PortError::Gone("the tap interface was removed")),
-                    _ => return Err(PortError::Io { what: "reading from the tap", source: error }),
+            let read = match rustix::io::read(&*self.fd, self.pool.slot()) {
+                Ok((read, _)) => &*read,
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => continue,
+                // The kernel could not say in a virtio-net header what the frame needs, and has dropped it.
+                Err(Errno::INVAL) => {
+                    drops.short_header += 1;
+                    continue;
                 }
+                // Out of memory for the moment: what is queued stays queued.
+                Err(Errno::NOMEM | Errno::NOBUFS) => break,
+                Err(Errno::BADFD) => return Err(PortError::Gone("the tap interface was removed")),
+                Err(e) => return Err(PortError::Io { what: "reading from the tap", source: e.into() }),
             };
-            let Some(frame_len) = n.checked_sub(HEADER_LEN) else {
+            let Some((header, frame)) = read.split_first_chunk::<HEADER_LEN>() else {
                 drops.short_header += 1;
-                drops.bytes += n as u64;
+                drops.bytes += read.len() as u64;
                 continue;
             };
+            let frame_len = frame.len();
             if frame_len > FRAME_MAX {
                 drops.oversize += 1;
                 drops.bytes += frame_len as u64;
                 continue;
             }
-            head.vnet = VnetHeader::from_bytes(vnet);
-            let tail_len = frame_len - head.begin(frame_len as u32, HEAD_MAX).len();
-            let pushed =
-                if tail_len == 0 { burst.push(&[]) } else { burst.push(&[self.tails.take(tail_len)]) };
+            head.vnet = VnetHeader::from_bytes(*header);
+            let want = if head.vnet.is_plain() { HEAD_LEN } else { HEAD_MAX };
+            let bytes = head.begin(frame_len as u32, want);
+            let head_len = bytes.len();
+            bytes.copy_from_slice(&frame[..head_len]);
+            let pushed = if head_len == frame_len {
+                burst.push(&[])
+            } else {
+                let kept = self.pool.take(HEADER_LEN + frame_len);
+                burst.push(&[kept.part(HEADER_LEN + head_len, frame_len)])
+            };
             // `room` said that the frame fits, and its lengths add up.
             debug_assert!(pushed.is_ok());
             if pushed.is_err() {
@@ -118,7 +114,7 @@ pub(crate) fn armed(fd: &OwnedFd) -> Result<Armed, PortError> {
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
         Ok(0) => Ok(Armed::Sleeping),
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(Armed::Work),
+        Ok(_) | Err(Errno::INTR) => Ok(Armed::Work),
         Err(e) => Err(PortError::Io { what: "polling the port", source: e.into() }),
     }
 }

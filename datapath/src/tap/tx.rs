@@ -29,7 +29,8 @@ impl TxPort for TapTx {
         self.offloads
     }
 
-    /// One `writev(2)` for each frame: header and head are one piece, the tail follows from where it is. An
+    /// One `write(2)` for each frame without a tail, as header and head are one piece; else one `writev(2)`, in
+    /// which the tail follows from where it is. An
     /// interface that is down or was removed takes nothing ([`TxReport::down`]); its receive queue is what
     /// reports the removal.
     fn tx_burst(&self, worker: usize, frames: &mut Bucket<'_>) -> Result<TxReport, PortError> {
@@ -64,6 +65,13 @@ fn write(fd: &OwnedFd, frame: Frame<'_>) -> Result<(), i32> {
     // The checked request, never what a guest wrote.
     let header = frame.head.offload.to_vnet().to_bytes();
     let first = frame.head.with_vnet(header, HEADER_LEN);
+    if frame.tail.is_empty() {
+        // The kernel has no pieces to look at, and this call is no cancellation point of libc's.
+        return match rustix::io::retry_on_intr(|| rustix::io::write(fd, first)) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(e.raw_os_error()),
+        };
+    }
     let mut iov = [const { MaybeUninit::<libc::iovec>::uninit() }; 1 + FRAME_SEGMENTS];
     iov[0].write(libc::iovec { iov_base: first.as_ptr().cast_mut().cast(), iov_len: first.len() });
     let mut pieces = 1;
