@@ -13,6 +13,7 @@
 //! - *Transmitting*: one `sendmmsg(2)` for a bucket, from where heads and tails are. A transmit ring would
 //!   need a lock, and keeps the sender's frame until the device has sent it. Past the queueing discipline
 //!   (`PACKET_QDISC_BYPASS`) nothing was gained, and `tcpdump` and `tc` on the interface would miss the frames.
+//! - Why not AF_XDP: docs/adr/0015-netdev-ports-stay-with-af-packet.md.
 //! - Each frame has a virtio-net header both ways (`PACKET_VNET_HDR`), so that what the kernel has merged (GRO)
 //!   or not yet cut (TSO) passes as a super-frame that says so.
 //! - The kernel takes VLAN tags off received frames; they are put back. To send, a packet socket allows a
