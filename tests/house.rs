@@ -19,7 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("frontend", &[]),
     ("weft", &["switch-core", "datapath", "vhost-user", "modes", "ctl", "frontend"]),
     ("tests", &["frontend"]),
-    ("bench", &["switch-core", "datapath", "vhost-user", "modes", "ctl", "frontend"]),
+    ("bench", &["switch-core", "datapath", "vhost-user", "modes", "ctl", "frontend", "tests"]),
     ("guard", &["switch-core", "datapath", "vhost-user", "modes", "frontend"]),
     ("xtask", &[]),
 ];

@@ -95,6 +95,31 @@ pub(crate) const IPERF3: Program = Program {
 pub(crate) const IP: Program =
     Program { name: "iproute2", file: "ip", package: "iproute2", version: || first_line("ip", "-V") };
 
+/// Sets an interface's offloads.
+pub(crate) const ETHTOOL: Program = Program {
+    name: "ethtool",
+    file: "ethtool",
+    package: "ethtool",
+    version: || first_line("ethtool", "--version"),
+};
+/// VDE's switch.
+pub(crate) const VDE: Program = Program {
+    name: "VDE",
+    file: "vde_switch",
+    package: "vde2",
+    version: || first_line("vde_switch", "--version"),
+};
+/// The guests' machine.
+pub(crate) const QEMU: Program = Program {
+    name: "QEMU",
+    file: "qemu-system-x86_64",
+    package: "qemu-system-x86",
+    version: || first_line("qemu-system-x86_64", "--version"),
+};
+/// Tells a switch where an interface is.
+pub(crate) const PING: Program =
+    Program { name: "ping", file: "ping", package: "iputils-ping", version: || first_line("ping", "-V") };
+
 /// The part of all processors' time that is used while nothing of the benchmark's runs.
 ///
 /// # Errors

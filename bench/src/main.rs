@@ -33,6 +33,9 @@ fn main() -> ExitCode {
         Some(generators::traffic::VERB) => {
             generators::traffic::run(&generators::traffic::Options::parse_from(&args[1..])).map(|()| true)
         }
+        Some(generators::frames::VERB) => {
+            generators::frames::process(&generators::frames::Options::parse_from(&args[1..])).map(|()| true)
+        }
         Some(reflect::VERB) => reflect::run(&reflect::Options::parse_from(&args[1..])).map(|()| true),
         _ => compare(&args),
     };

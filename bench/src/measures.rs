@@ -77,3 +77,6 @@ pub(crate) const LONGEST: Measure = Measure { name: "latency max", unit: NANOSEC
 pub(crate) const CPU: Measure = Measure { name: "CPU use", unit: PART, better: Better::Less };
 /// How often a thread of the switch is woken.
 pub(crate) const WAKE_UPS: Measure = Measure { name: "wake-ups", unit: PER_SECOND, better: Better::Less };
+/// Questions that were answered, one after the other.
+pub(crate) const ROUND_TRIPS: Measure =
+    Measure { name: "round trips", unit: PER_SECOND, better: Better::More };

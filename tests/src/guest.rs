@@ -1,4 +1,4 @@
-//! A real Linux guest under QEMU's software emulation, whose NIC is a vhost-user socket, and a shell in it.
+//! A real Linux guest under QEMU's software emulation, whose NIC is a vhost-user socket or a tap, and a shell in it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -57,20 +57,51 @@ impl Guest {
     /// # Errors
     /// There is no QEMU, or no image for it.
     pub fn boot(socket: &Path, mac: &str, options: &GuestOptions) -> Result<Self> {
-        let image = needs::guest_image().as_ref().map_err(|why| anyhow::anyhow!("no guest image: {why}"))?;
-        let dir = tempfile::Builder::new().prefix("weft-guest-").tempdir()?;
-        let agent = dir.path().join("agent");
-        let listener = UnixListener::bind(&agent)?;
-        listener.set_nonblocking(true)?;
         let queues = options.queues.max(1);
         let listen = match options.role {
             Role::Client => "",
             Role::Reconnecting => ",reconnect=1",
             Role::Server => ",server=on,wait=off",
         };
+        let network = [
+            "-chardev".to_string(),
+            format!("socket,id=c0,path={}{listen}", socket.display()),
+            "-netdev".to_string(),
+            format!("vhost-user,id=n0,chardev=c0,queues={queues}"),
+        ];
+        Self::start(None, &network, mac, options)
+    }
+
+    /// Starts a guest whose NIC is the tap `interface`, which QEMU makes in network namespace `netns` and serves by
+    /// itself. The tap goes with it.
+    ///
+    /// # Errors
+    /// There is no QEMU, or no image for it.
+    pub fn boot_on_tap(netns: &str, interface: &str, mac: &str, options: &GuestOptions) -> Result<Self> {
+        let network = [
+            "-netdev".to_string(),
+            format!("tap,id=n0,ifname={interface},script=no,downscript=no,vhost=off"),
+        ];
+        Self::start(Some(netns), &network, mac, options)
+    }
+
+    fn start(netns: Option<&str>, network: &[String], mac: &str, options: &GuestOptions) -> Result<Self> {
+        let image = needs::guest_image().as_ref().map_err(|why| anyhow::anyhow!("no guest image: {why}"))?;
+        let dir = tempfile::Builder::new().prefix("weft-guest-").tempdir()?;
+        let agent = dir.path().join("agent");
+        let listener = UnixListener::bind(&agent)?;
+        listener.set_nonblocking(true)?;
+        let queues = options.queues.max(1);
         let separator = if options.device.is_empty() { "" } else { "," };
         let multiqueue = if queues > 1 { ",mq=on" } else { "" };
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = match netns {
+            Some(netns) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", netns, "qemu-system-x86_64"]);
+                command
+            }
+            None => Command::new("qemu-system-x86_64"),
+        };
         command
             .args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", &queues.to_string(), "-m", "256"])
             .args(["-object", "memory-backend-memfd,id=m0,size=256M,share=on", "-numa", "node,memdev=m0"])
@@ -78,8 +109,7 @@ impl Guest {
             .args(["-serial", &format!("file:{}", dir.path().join("console").display())])
             .args(["-chardev", &format!("socket,id=agent,path={}", agent.display())])
             .args(["-serial", "chardev:agent"])
-            .args(["-chardev", &format!("socket,id=c0,path={}{listen}", socket.display())])
-            .args(["-netdev", &format!("vhost-user,id=n0,chardev=c0,queues={queues}")])
+            .args(network)
             // vectors=0: with vhost-user under software emulation QEMU 7.2 crashes on MSI-X, and works with INTx.
             .args([
                 "-device",

@@ -45,7 +45,10 @@ pub(crate) fn measure(switch: &TapSwitch, dir: &Path, seconds: u64) -> Result<Me
 }
 
 /// The receiver's rate in the client's report, which also a failed client prints.
-fn received(text: &str) -> Result<f64> {
+///
+/// # Errors
+/// It failed, or received nothing.
+pub(crate) fn received(text: &str) -> Result<f64> {
     let report: Value = serde_json::from_str(text).with_context(|| format!("iperf3 printed {text}"))?;
     if let Some(error) = report.get("error").and_then(Value::as_str) {
         bail!("iperf3: {error}");

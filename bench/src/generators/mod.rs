@@ -1,5 +1,6 @@
 //! What drives the switches, and counts at the receiver.
 
+pub(crate) mod frames;
 pub(crate) mod iperf;
 pub(crate) mod load;
 mod testpmd;

@@ -5,7 +5,9 @@ mod ovs;
 mod reflector;
 mod tap_loop;
 mod testpmd_io;
+mod vde;
 mod weft;
+mod wires;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +17,8 @@ use anyhow::Result;
 use crate::guard::{Job, Line, Netns, run};
 use crate::machine::{self, Program};
 pub(crate) use ovs::VSWITCHD;
+use wires::veths;
+pub(crate) use wires::{GuestPeer, GuestSwitch, INTERFACES, MixedPeer, MixedSwitch, NetdevPeer};
 
 /// How long a switch may take to start, and a command to it.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -167,12 +171,14 @@ pub(crate) enum TapPeer {
     Ovs,
     /// The same with its segmentation offload switched on, which it calls experimental.
     OvsTso,
+    /// VDE's switch with two taps.
+    Vde,
 }
 
 impl TapPeer {
     /// All, in the order in which they run in a round.
-    pub(crate) const ALL: [TapPeer; 5] =
-        [TapPeer::Weft, TapPeer::Loop, TapPeer::Bridge, TapPeer::Ovs, TapPeer::OvsTso];
+    pub(crate) const ALL: [TapPeer; 6] =
+        [TapPeer::Weft, TapPeer::Loop, TapPeer::Bridge, TapPeer::Ovs, TapPeer::OvsTso, TapPeer::Vde];
 
     /// The name on the command line and in tables.
     pub(crate) fn name(self) -> &'static str {
@@ -182,6 +188,7 @@ impl TapPeer {
             TapPeer::Bridge => "bridge",
             TapPeer::Ovs => "ovs",
             TapPeer::OvsTso => "ovs-tso",
+            TapPeer::Vde => "vde",
         }
     }
 
@@ -189,6 +196,7 @@ impl TapPeer {
     pub(crate) fn programs(self) -> &'static [Program] {
         match self {
             TapPeer::Ovs | TapPeer::OvsTso => &[machine::OVS],
+            TapPeer::Vde => &[machine::VDE],
             TapPeer::Weft | TapPeer::Loop | TapPeer::Bridge => &[],
         }
     }
@@ -204,6 +212,7 @@ impl TapPeer {
             TapPeer::Bridge => kernel_bridge::start(),
             TapPeer::Ovs => ovs::taps(dir, cpu, false),
             TapPeer::OvsTso => ovs::taps(dir, cpu, true),
+            TapPeer::Vde => vde::start(dir, cpu),
         }
     }
 }

@@ -7,12 +7,15 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{
-    LIMIT, Setup, TapSwitch, VhostSwitch, await_file, beside, hand_over, launch, namespaces, tell, text,
+    ADDRESSES, INTERFACES, LIMIT, MixedSwitch, Setup, TapSwitch, VhostSwitch, await_file, beside, hand_over,
+    launch, namespaces, tell, text, veths,
 };
 use crate::guard::{Job, Line, Netns};
 
 /// The daemon that is built with DPDK.
 pub(crate) const VSWITCHD: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
+/// Its segmentation offload, which its documentation calls experimental.
+const TSO: &str = "other_config:userspace-tso-enable=true";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 
 struct Ovs {
@@ -83,16 +86,21 @@ pub(super) enum Decides {
 /// Ports of one call to `ovs-vsctl`: each call waits until the forwarding threads have taken the change over.
 const AT_ONCE: usize = 16;
 
+/// DPDK with a forwarding thread on each of the processors; the other threads are beside them.
+fn dpdk(cpus: &[usize]) -> Vec<String> {
+    vec![
+        "other_config:dpdk-init=true".to_string(),
+        format!("other_config:dpdk-lcore-mask={:#x}", 1u64 << beside(cpus)),
+        "other_config:dpdk-socket-mem=512".to_string(),
+        format!("other_config:pmd-cpu-mask={:#x}", cpus.iter().fold(0u64, |mask, cpu| mask | 1 << cpu)),
+    ]
+}
+
 /// `dpdkvhostuser` ports (which listen), and a forwarding thread on each of the processors.
 pub(super) fn vhost(setup: &Setup<'_>, decides: Decides) -> Result<VhostSwitch> {
-    let mut settings = vec![
-        "other_config:dpdk-init=true".to_string(),
-        format!("other_config:dpdk-lcore-mask={:#x}", 1u64 << beside(&setup.cpus)),
-        "other_config:dpdk-socket-mem=512".to_string(),
-        format!("other_config:pmd-cpu-mask={:#x}", setup.cpus.iter().fold(0u64, |mask, cpu| mask | 1 << cpu)),
-    ];
+    let mut settings = dpdk(&setup.cpus);
     if decides == Decides::NormalWithSegments {
-        settings.push("other_config:userspace-tso-enable=true".to_string());
+        settings.push(TSO.to_string());
     }
     let netns = Netns::new("ovs")?;
     let mut ovs = Ovs::start(setup.dir, &netns, &settings, None)?;
@@ -113,7 +121,7 @@ pub(super) fn vhost(setup: &Setup<'_>, decides: Decides) -> Result<VhostSwitch> 
 
 /// Two `tap` ports, which the main thread forwards between: the daemon is pinned to `cpu`.
 pub(super) fn taps(dir: &Path, cpu: usize, tso: bool) -> Result<TapSwitch> {
-    let settings: &[String] = if tso { &["other_config:userspace-tso-enable=true".to_string()] } else { &[] };
+    let settings: &[String] = if tso { &[TSO.to_string()] } else { &[] };
     let (ends, middle) = namespaces()?;
     let mut ovs = Ovs::start(dir, &middle, settings, Some(cpu))?;
     for port in ["tap0", "tap1"] {
@@ -121,4 +129,62 @@ pub(super) fn taps(dir: &Path, cpu: usize, tso: bool) -> Result<TapSwitch> {
     }
     hand_over(&ends, &middle, ["tap0", "tap1"])?;
     Ok(TapSwitch { commands: ovs.commands, _jobs: ovs.jobs, ends, _middle: middle })
+}
+
+/// By what sockets it has interfaces that exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sockets {
+    /// `AF_PACKET`; the main thread forwards.
+    Packet,
+    /// The same, with its segmentation offload.
+    PacketTso,
+    /// `AF_XDP`; a thread polls.
+    Xdp,
+}
+
+/// Two interfaces that exist. What forwards runs on `cpu`. Without its segmentation offload Open vSwitch does not see
+/// that a frame's checksum is not filled in: the ends must not leave it out, or TCP does not pass.
+pub(super) fn netdevs(dir: &Path, cpu: usize, sockets: Sockets) -> Result<TapSwitch> {
+    let (ends, middle) = namespaces()?;
+    let mut commands = Vec::new();
+    let interfaces = veths(&ends, &middle, &mut commands)?;
+    if sockets != Sockets::PacketTso {
+        for (end, interface) in ends.iter().zip(INTERFACES) {
+            tell(&Line::new("ethtool").arg("-K").arg(interface).words("tx off").netns(end), &mut commands)?;
+        }
+    }
+    let (settings, pinned, set) = match sockets {
+        Sockets::Packet => (Vec::new(), Some(cpu), ""),
+        Sockets::PacketTso => (vec![TSO.to_string()], Some(cpu), ""),
+        Sockets::Xdp => {
+            let mask = format!("other_config:pmd-cpu-mask={:#x}", 1u64 << cpu);
+            (vec![mask], None, "type=afxdp options:xdp-mode=native")
+        }
+    };
+    let mut ovs = Ovs::start(dir, &middle, &settings, pinned)?;
+    for port in interfaces {
+        let set = if set.is_empty() { String::new() } else { format!(" -- set Interface {port} {set}") };
+        ovs.vsctl(&format!("add-port br0 {port}{set}"))?;
+    }
+    commands.append(&mut ovs.commands);
+    Ok(TapSwitch { commands, _jobs: ovs.jobs, ends, _middle: middle })
+}
+
+/// A `dpdkvhostuser` port, which a thread on `cpu` polls, and a tap, which the main thread reads, beside it.
+pub(super) fn mixed(dir: &Path, cpu: usize, tso: bool) -> Result<MixedSwitch> {
+    let mut settings = dpdk(&[cpu]);
+    settings.extend(tso.then(|| TSO.to_string()));
+    let (end, middle) = (Netns::new("b")?, Netns::new("switch")?);
+    let mut ovs = Ovs::start(dir, &middle, &settings, None)?;
+    let tap = INTERFACES[1];
+    ovs.vsctl("add-port br0 vhu0 -- set Interface vhu0 type=dpdkvhostuser")?;
+    ovs.vsctl(&format!("add-port br0 {tap} -- set Interface {tap} type=tap"))?;
+    end.adopt(&middle, tap, ADDRESSES[1])?;
+    Ok(MixedSwitch {
+        socket: dir.join("vhu0"),
+        commands: ovs.commands,
+        _jobs: ovs.jobs,
+        end,
+        _middle: middle,
+    })
 }

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{Setup, TapSwitch, VhostSwitch, await_file, hand_over, launch, namespaces, tell, text};
+use super::{
+    ADDRESSES, INTERFACES, MixedSwitch, Setup, TapSwitch, VhostSwitch, await_file, hand_over, launch,
+    namespaces, tell, text, veths,
+};
 use crate::guard::{Job, Line, Netns};
 use crate::machine::built;
 
@@ -58,4 +61,28 @@ pub(super) fn taps(dir: &Path, cpu: usize) -> Result<TapSwitch> {
     }
     hand_over(&ends, &middle, ["tap0", "tap1"])?;
     Ok(TapSwitch { commands: daemon.commands, _jobs: vec![daemon.job], ends, _middle: middle })
+}
+
+/// Two interfaces that exist on a bridge.
+pub(super) fn netdevs(dir: &Path, cpu: usize) -> Result<TapSwitch> {
+    let (ends, middle) = namespaces()?;
+    let mut commands = Vec::new();
+    let interfaces = veths(&ends, &middle, &mut commands)?;
+    let mut daemon = Daemon::start(dir, &[cpu], Some(&middle))?;
+    for name in interfaces {
+        daemon.verb(&format!("port add br0 {name} netdev:{name}"))?;
+    }
+    commands.append(&mut daemon.commands);
+    Ok(TapSwitch { commands, _jobs: vec![daemon.job], ends, _middle: middle })
+}
+
+/// A vhost-user port and a tap on a bridge.
+pub(super) fn mixed(dir: &Path, cpu: usize) -> Result<MixedSwitch> {
+    let (end, middle) = (Netns::new("b")?, Netns::new("switch")?);
+    let mut daemon = Daemon::start(dir, &[cpu], Some(&middle))?;
+    let (socket, tap) = (dir.join("vhu0"), INTERFACES[1]);
+    daemon.verb(&format!("port add br0 vhu0 vhost-user:{}", socket.display()))?;
+    daemon.verb(&format!("port add br0 {tap} tap:{tap}"))?;
+    end.adopt(&middle, tap, ADDRESSES[1])?;
+    Ok(MixedSwitch { socket, commands: daemon.commands, _jobs: vec![daemon.job], end, _middle: middle })
 }

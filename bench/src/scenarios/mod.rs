@@ -1,9 +1,12 @@
 //! The scenarios: each in a file (or folder) of its own, and the table of them, which is all that the rest knows.
 
 mod flood;
+mod netdev;
 mod tap;
+mod v2t;
 mod v2v;
 mod v2v_chain;
+mod vm;
 
 use anyhow::Result;
 
@@ -44,7 +47,8 @@ pub(crate) trait Benchmark {
 }
 
 /// All, in the order in which `all` runs them.
-pub(crate) const ALL: &[Entry] = &[v2v::ENTRY, v2v_chain::ENTRY, tap::ENTRY, flood::ENTRY];
+pub(crate) const ALL: &[Entry] =
+    &[v2v::ENTRY, v2v_chain::ENTRY, tap::ENTRY, v2t::ENTRY, netdev::ENTRY, vm::ENTRY, flood::ENTRY];
 
 /// The names of peers beside ours.
 fn peer_names(all: &[VhostPeer]) -> Vec<&'static str> {
