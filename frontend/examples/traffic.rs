@@ -28,7 +28,7 @@ fn main() -> frontend::Result<()> {
     let a = NetDevice::connect(first, config.clone().mac_number(1))?;
     let b = NetDevice::connect(second, config.mac_number(2))?;
     let traffic = TrafficConfig { sizes: Sizes::Fixed(size), ..TrafficConfig::default() };
-    let mut generator = Generator::new(a, b, traffic)?;
+    let mut generator = Generator::new(vec![a, b], traffic)?;
     for _ in 0..seconds {
         let report = generator.run(Duration::from_secs(1))?;
         println!(
@@ -36,9 +36,9 @@ fn main() -> frontend::Result<()> {
             report.frames_per_second() / 1e6,
             report.bits_per_second() / 1e9,
             report.loss() * 100.0,
-            report.forward.unrecognised + report.backward.unrecognised,
-            report.forward.latency.percentile(50.0),
-            report.forward.latency.percentile(99.0),
+            report.unrecognised(),
+            report.latency().percentile(50.0),
+            report.latency().percentile(99.0),
         );
     }
     let idle = generator.one_by_one(10_000)?;

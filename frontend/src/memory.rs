@@ -6,8 +6,11 @@
 //! on purpose while the back-end reads it.
 //!
 //! Invariants: a window lies inside its mapping for as long as it lives, and no reference to guest memory is ever made,
-//! because the back-end (and a hostile test) writes it at any time. This is the crate's only module with `unsafe`.
+//! because the back-end (and a hostile test) writes it at any time. With [`rows`] this is the crate's only module with
+//! `unsafe`.
 #![allow(unsafe_code)]
+
+mod rows;
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -18,6 +21,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::error::{Error, Result};
+pub use rows::Rows;
 
 /// The size of a huge page that [`Layout::hugetlb`] uses, bytes.
 pub const HUGE_PAGE: u64 = 2 << 20;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::{Backend, Options};
 use frontend::bulk::{self, BulkConfig};
 use frontend::stack::{Guest, GuestConfig};
-use frontend::traffic::{Generator, Sizes, TrafficConfig};
+use frontend::traffic::{Generator, Pattern, Sizes, TrafficConfig};
 use frontend::wire::Flow;
 use frontend::{Config, Error, NetDevice, features as f};
 
@@ -143,12 +143,13 @@ fn the_generator_counts_every_frame() {
         let backend = Backend::start(2, Options::default());
         let [a, b] = devices(&backend, &Config { features, ..Config::default() });
         let config = TrafficConfig { sizes, gso_size, verify: true, quiet: LONG, ..TrafficConfig::default() };
-        let mut generator = Generator::new(a, b, config).unwrap();
+        let mut generator = Generator::new(vec![a, b], config).unwrap();
         for _ in 0..2 {
             let report = generator.run(Duration::from_millis(200)).unwrap();
-            for d in [&report.forward, &report.backward] {
+            assert_eq!((report.lost(), report.loss()), (0, 0.0), "{features:#x}");
+            for d in &report.ports {
                 assert!(d.sent > 100, "{features:#x}: {report:?}");
-                assert_eq!((d.lost(), d.reordered, d.unrecognised), (0, 0, 0), "{features:#x}");
+                assert_eq!((d.reordered, d.unrecognised), (0, 0), "{features:#x}");
                 assert!(d.latency.count() > 0 && d.latency.percentile(99.0) > Duration::ZERO);
             }
         }
@@ -161,20 +162,20 @@ fn the_generator_keeps_a_rate_and_finds_what_changed() {
     let backend = Backend::start(3, Options::default());
     let [a, b] = devices(&backend, &Config::plain());
     let mut stranger = NetDevice::connect(backend.path(2), Config::plain().mac_number(3)).unwrap();
-    let config = TrafficConfig { rate: Some(5000.0), bidirectional: false, ..TrafficConfig::default() };
-    let mut generator = Generator::new(a, b, config).unwrap();
+    let config = TrafficConfig { rate: Some(5000.0), pattern: Pattern::OneWay, ..TrafficConfig::default() };
+    let mut generator = Generator::new(vec![a, b], config).unwrap();
     for _ in 0..10 {
         stranger.send(&[0x55; 100]).unwrap();
     }
     let report = generator.run(Duration::from_millis(400)).unwrap();
-    assert!((1900..=2000).contains(&report.forward.sent), "{}", report.forward.sent);
-    assert_eq!(report.backward.sent, 0);
-    assert_eq!((report.forward.unrecognised, report.backward.unrecognised), (10, 10));
+    assert!((1900..=2000).contains(&report.ports[0].sent), "{}", report.ports[0].sent);
+    assert_eq!(report.ports[1].sent, 0);
+    assert_eq!((report.ports[0].unrecognised, report.ports[1].unrecognised), (10, 10));
     assert_eq!(report.loss(), 0.0);
     drop(generator);
     let [c, d] = devices(&backend, &Config::plain());
     assert!(matches!(
-        Generator::new(c, d, TrafficConfig { sizes: Sizes::Fixed(59), ..TrafficConfig::default() }),
+        Generator::new(vec![c, d], TrafficConfig { sizes: Sizes::Fixed(59), ..TrafficConfig::default() }),
         Err(Error::Config(_))
     ));
 }

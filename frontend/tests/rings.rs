@@ -200,7 +200,7 @@ fn reinitialisation_stop_resume_and_reconnection() {
     for round in 0..5 {
         let bases = device.stop().unwrap();
         assert_eq!(bases.len(), 2);
-        assert_eq!(bases[1], device.ring_access(1).unwrap().used_idx());
+        assert_eq!(bases[1], u32::from(device.ring_access(1).unwrap().used_idx()));
         if round % 2 == 0 {
             device.reset_rings(65_535 - round).unwrap();
         }

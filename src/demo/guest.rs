@@ -145,7 +145,7 @@ pub(crate) fn run(setup: &str) -> anyhow::Result<()> {
         [a, b] => {
             let a = NetDevice::connect(a, config.clone())?;
             let b = NetDevice::connect(b, config.mac_number(setup.number + 1))?;
-            let mut generator = Generator::new(a, b, TrafficConfig::default())?;
+            let mut generator = Generator::new(vec![a, b], TrafficConfig::default())?;
             for order in &orders {
                 answer(&blast(&mut generator, &order))?;
             }
@@ -175,12 +175,14 @@ fn failed(why: impl std::fmt::Display) -> Answer {
 
 fn blast(generator: &mut Generator, order: &str) -> Answer {
     match serde_json::from_str(order) {
-        Ok(Order::Hello) => Answer::Hello { mac: generator.devices().0.mac() },
+        Ok(Order::Hello) => {
+            Answer::Hello { mac: generator.devices().next().map(NetDevice::mac).unwrap_or_default() }
+        }
         Ok(Order::Blast { millis }) => match generator.run(Duration::from_millis(millis)) {
             Ok(r) => Answer::Blast {
-                sent: r.forward.sent + r.backward.sent,
-                received: r.forward.received + r.backward.received,
-                unrecognised: r.forward.unrecognised + r.backward.unrecognised,
+                sent: r.sent(),
+                received: r.received(),
+                unrecognised: r.unrecognised(),
                 seconds: r.elapsed.as_secs_f64(),
             },
             Err(e) => failed(e),

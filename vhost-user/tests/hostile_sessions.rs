@@ -15,7 +15,7 @@ use common::{PATIENCE, Rig, TestPort, frame, open_files, shared_maps, until};
 use frontend::features as f;
 use frontend::memory::{GuestMemory, Layout};
 use frontend::raw::{FrontendReq as R, Message, NO_FD, RawSession};
-use frontend::ring::{Segment, SplitQueue, SplitSetup};
+use frontend::ring::{Segment, Setup, SplitQueue};
 use frontend::session::Session;
 use frontend::{Config, NetDevice};
 use rustix::fs::MemfdFlags;
@@ -102,7 +102,7 @@ impl RawGuest {
     fn new(port: &TestPort) -> Self {
         let raw = negotiated(port);
         let mut memory = GuestMemory::new(&Layout::single(1 << 20)).unwrap();
-        let queues = [0, 1].map(|_| SplitQueue::new(&mut memory, SplitSetup::new(256)).unwrap());
+        let queues = [0, 1].map(|_| SplitQueue::new(&mut memory, Setup::new(256)).unwrap());
         let buffer = memory.alloc(4096, 64).unwrap();
         let kick = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         raw.send(&Message::u64(R::SET_FEATURES, f::VERSION_1 | f::PROTOCOL_FEATURES)).unwrap();

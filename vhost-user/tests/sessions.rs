@@ -63,7 +63,7 @@ fn rings_stop_and_go_on_where_they_stood() {
     for round in 0..50u32 {
         crosses(&mut a, &mut b, round);
         crosses(&mut b, &mut a, round);
-        assert_eq!(a.stop().unwrap(), [round as u16 + 1; 2]);
+        assert_eq!(a.stop().unwrap(), [round + 1; 2]);
         pa.wait_state(&PortState::Waiting);
         // What comes meanwhile finds nobody; what was queued meanwhile is sent later.
         b.send(&frame(1, 64)).unwrap();

@@ -4,10 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use frontend::device::TxLayout;
 use frontend::memory::Layout;
-use frontend::traffic::{Sizes, TrafficConfig};
+use frontend::traffic::{self, Sizes, TrafficConfig};
 use frontend::{Config, NetDevice, features as f};
 
 use super::{Frames, Load, Measured, Pattern, RING_SIZE, Rate, Rings, Stations};
@@ -20,6 +21,15 @@ pub(crate) const VERB: &str = "generate";
 
 /// Not measured, first: the switch learns, caches fill.
 const WARM_UP: Duration = Duration::from_secs(1);
+/// A step of a search.
+const STEP: Duration = Duration::from_millis(200);
+/// The longest that a search takes.
+const SEARCH: Duration = Duration::from_secs(15);
+/// Descriptors of a ring that rests.
+const RESTING_RING: u16 = 256;
+/// A TCP segment of 64 KB as Linux makes them, with its Ethernet header, and what is cut from it at an MTU of 1500.
+const SEGMENT: usize = 65_226;
+const MSS: u16 = 1448;
 /// For connecting, and for what is still under way at the end.
 const SLACK: Duration = Duration::from_secs(20);
 
@@ -63,7 +73,9 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
         line = line.arg(socket.display().to_string());
     }
     let mut job = Job::start(&line, &load.dir.join("traffic.log"))?;
-    job.finish(WARM_UP + Duration::from_secs(load.seconds) + SLACK)?;
+    let search = if matches!(load.rate, Rate::Lossless { .. }) { SEARCH } else { Duration::ZERO };
+    let learn = Duration::from_millis(u64::from(load.stations.count) / 50 * switch.sockets.len() as u64);
+    job.finish(WARM_UP + Duration::from_secs(load.seconds) + search + learn + SLACK)?;
     let log = job.log();
     let measured: Measured = serde_json::from_str(log.lines().last().unwrap_or_default())
         .with_context(|| format!("the generator printed {log}"))?;
@@ -75,42 +87,28 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
 /// # Errors
 /// A device cannot be set up or breaks, or nothing arrives.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let [first, second] = options.sockets.as_slice() else { bail!("two sockets are needed") };
-    let rings = rings(options.rings);
-    let config = Config {
-        features: f::VERSION_1 | rings,
-        required: f::VERSION_1 | rings,
-        queue_size: RING_SIZE,
-        rx_buffer_size: Some(2048),
-        memory: Some(Layout::single(16 << 20).with_hugetlb()),
-        timeout: Duration::from_secs(10),
-        ..Config::default()
+    let count = options.sockets.len();
+    let connect = |(number, socket): (usize, &PathBuf)| {
+        let rests = number >= count.saturating_sub(options.resting);
+        NetDevice::connect(socket, config(options, rests).mac_number(number as u32 + 1))
     };
-    let a = NetDevice::connect(first, config.clone().mac_number(1))?;
-    let b = NetDevice::connect(second, config.mac_number(2))?;
-    let (sizes, rate) = match (options.frames, options.rate) {
-        (Frames::Fixed(length), rate) => (Sizes::Fixed(length.into()), rate),
-        (Frames::Mix, rate) => (Sizes::imix(), rate),
-        (Frames::Segments, _) => bail!("frames longer than the MTU are not made yet"),
-    };
-    let rate = match rate {
-        Rate::Full => None,
-        Rate::PerSecond(rate) => Some(rate / 2.0),
-        Rate::Lossless { .. } => bail!("rates are not searched for yet"),
-    };
-    if options.stations != Stations::ONE || options.pattern != Pattern::Pairs || options.resting != 0 {
-        bail!("there are two ports with one address each");
-    }
-    let traffic = TrafficConfig { sizes, rate, ..TrafficConfig::default() };
-    let mut generator = frontend::traffic::Generator::new(a, b, traffic)?;
+    let devices = options.sockets.iter().enumerate().map(connect).collect::<frontend::Result<Vec<_>>>()?;
+    let mut generator = traffic::Generator::new(devices, traffic(options))?;
+    generator.learn()?;
     generator.run(WARM_UP)?;
-    let report = generator.run(Duration::from_secs(options.seconds))?;
-    for (way, direction) in [("forward", &report.forward), ("backward", &report.backward)] {
-        ensure!(direction.received > 0, "no frame came through {way}");
-        ensure!(direction.unrecognised == 0, "{} frames came damaged {way}", direction.unrecognised);
+    if let Rate::Lossless { part, tolerance } = options.rate {
+        let found = generator.find_lossless(tolerance, STEP)?;
+        ensure!(found.rate > 0.0, "there is no rate without loss");
+        eprintln!("found {:.0} frames/s, generator's limit: {}", found.rate, found.generator_limit);
+        generator.set_rate(Some(found.rate * part));
     }
-    let mut latency = report.forward.latency.clone();
-    latency.merge(&report.backward.latency);
+    let report = generator.run(Duration::from_secs(options.seconds))?;
+    ensure!(report.received() > 0, "nothing arrived");
+    for (number, port) in report.ports.iter().enumerate() {
+        // Before a switch has learned where a station is, every port gets its frames; after that, none does.
+        ensure!(port.unrecognised == 0, "{} frames came damaged to port {number}", port.unrecognised);
+    }
+    let latency = report.latency();
     let ns = |percent| latency.percentile(percent).as_secs_f64() * 1e9;
     let measured = Measured::new()
         .with(&RATE, report.frames_per_second())
@@ -122,6 +120,68 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let measured = Measured { disturbed: own_wait(), ..measured };
     println!("{}", serde_json::to_string(&measured)?);
     Ok(())
+}
+
+/// A device for these options; one that rests takes little memory.
+fn config(options: &Options, rests: bool) -> Config {
+    let segments = options.frames == Frames::Segments;
+    let features = f::VERSION_1
+        | rings(options.rings)
+        | if segments { f::CSUM | f::GUEST_CSUM | f::HOST_TSO4 | f::GUEST_TSO4 } else { 0 };
+    Config {
+        features,
+        required: features,
+        queue_size: if rests { RESTING_RING } else { RING_SIZE },
+        // Linux has receive buffers of a page for streams of segments. Without merging one buffer has a whole frame.
+        rx_buffer_size: match (segments, options.rings.mergeable) {
+            (false, _) => Some(2048),
+            (true, true) => Some(4096),
+            (true, false) => None,
+        },
+        tx_buffer_size: if segments { None } else { Some(1536) },
+        // As many as are on their way in a busy guest: more would be read from memory, not from a cache.
+        tx_buffers: segments.then_some(64),
+        tx_layout: if options.rings.indirect { TxLayout::HeaderApart } else { TxLayout::Inline },
+        align_frames: true,
+        memory: Some(Layout::single(memory(options, rests)).with_hugetlb()),
+        timeout: Duration::from_secs(10),
+        ..Config::default()
+    }
+}
+
+/// How much memory a guest has, bytes.
+fn memory(options: &Options, rests: bool) -> u64 {
+    const MIB: u64 = 1 << 20;
+    match (options.frames, options.rings.mergeable) {
+        _ if rests => 2 * MIB,
+        (Frames::Segments, false) => 80 * MIB,
+        (Frames::Segments, true) => 12 * MIB,
+        _ => 6 * MIB,
+    }
+}
+
+fn traffic(options: &Options) -> TrafficConfig {
+    let sizes = match options.frames {
+        Frames::Fixed(length) => Sizes::Fixed(length.into()),
+        Frames::Mix => Sizes::imix(),
+        Frames::Segments => Sizes::Fixed(SEGMENT),
+    };
+    TrafficConfig {
+        sizes,
+        gso_size: (options.frames == Frames::Segments).then_some(MSS),
+        pattern: match options.pattern {
+            Pattern::Pairs => traffic::Pattern::Pairs,
+            Pattern::Chain => traffic::Pattern::Chain,
+            Pattern::Broadcast => traffic::Pattern::Broadcast,
+        },
+        stations: traffic::Stations { count: options.stations.count, zipf: options.stations.zipf },
+        resting: options.resting,
+        rate: match options.rate {
+            Rate::PerSecond(rate) => Some(rate),
+            Rate::Full | Rate::Lossless { .. } => None,
+        },
+        ..TrafficConfig::default()
+    }
 }
 
 /// The features of a layout.

@@ -36,19 +36,27 @@ fn traffic(features: u64, sizes: Sizes, gso_size: Option<u16>) -> Report {
     let (_dir, sockets) = reflector(2, &[]);
     let [a, b] = [1, 2].map(|number| device(&sockets[usize::from(number) - 1], features, number));
     let config = TrafficConfig { sizes, gso_size, verify: true, ..TrafficConfig::default() };
-    Generator::new(a, b, config).expect("a generator").run(Duration::from_millis(50)).expect("a run")
+    Generator::new(vec![a, b], config).expect("a generator").run(Duration::from_millis(50)).expect("a run")
 }
 
 fn whole(report: &Report) {
-    for way in [&report.forward, &report.backward] {
-        assert!(way.received > 0 && way.lost() == 0, "{} of {} arrived", way.received, way.sent);
-        assert_eq!((way.unrecognised, way.reordered), (0, 0));
+    assert_eq!(report.lost(), 0, "of {}", report.sent());
+    for port in &report.ports {
+        assert!(port.received > 0);
+        assert_eq!((port.unrecognised, port.reordered), (0, 0));
     }
 }
 
 #[test]
 fn every_frame_arrives_as_it_was() {
-    for features in [f::MRG_RXBUF, f::IN_ORDER] {
+    for features in [
+        f::MRG_RXBUF,
+        f::IN_ORDER,
+        f::RING_PACKED,
+        f::RING_PACKED | f::MRG_RXBUF,
+        f::RING_PACKED | f::IN_ORDER,
+        f::RING_PACKED | f::IN_ORDER | f::MRG_RXBUF,
+    ] {
         whole(&traffic(features, Sizes::imix(), None));
     }
 }
@@ -57,6 +65,7 @@ fn every_frame_arrives_as_it_was() {
 fn segments_arrive_in_as_many_buffers_as_they_take() {
     let features = f::MRG_RXBUF | f::CSUM | f::GUEST_CSUM | f::HOST_TSO4 | f::GUEST_TSO4;
     whole(&traffic(features, Sizes::Fixed(65_000), Some(1460)));
+    whole(&traffic(features | f::RING_PACKED, Sizes::Fixed(65_000), Some(1460)));
 }
 
 #[test]

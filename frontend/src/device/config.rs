@@ -51,6 +51,10 @@ pub struct Config {
     pub tx_layout: TxLayout,
     /// When indirect tables are used, if negotiated.
     pub indirect: Indirect,
+    /// How many transmit buffers there are at most, a power of two; `None` for as many as the queue takes.
+    pub tx_buffers: Option<u16>,
+    /// Whether frames begin at a cache line and their headers before it, as DPDK lays buffers out; else the headers do.
+    pub align_frames: bool,
     /// Guest memory; `None` for one region of the length that queues and buffers need.
     pub memory: Option<Layout>,
     /// The guest's MAC address.
@@ -92,6 +96,8 @@ impl Default for Config {
             tx_buffer_size: None,
             tx_layout: TxLayout::Inline,
             indirect: Indirect::Chains,
+            tx_buffers: None,
+            align_frames: false,
             memory: None,
             mac: [0x52, 0x54, 0, 0, 0, 1],
             timeout: Duration::from_secs(5),
@@ -188,7 +194,13 @@ pub(super) struct Shape {
     pub(super) tx_layout: TxLayout,
     pub(super) indirect: Indirect,
     pub(super) queue_size: u16,
+    tx_buffers: u16,
+    /// How many bytes are before each buffer in the first cache line that it touches.
+    pub(super) lead: u32,
 }
+
+/// Length of a cache line, bytes.
+const LINE: u32 = 64;
 
 /// The largest frame of an offload: an IP packet of 65,535 bytes with Ethernet header and two VLAN tags.
 const SUPER_FRAME: u32 = 65_535 + 14 + 8;
@@ -221,6 +233,9 @@ impl Shape {
         let tx_frame = if has(host_gso) { frame.max(SUPER_FRAME) } else { frame };
         let whole = |frame: u32| (frame + header_len as u32).next_multiple_of(64);
         let rx_default = if has(crate::features::MRG_RXBUF) { 4096 } else { whole(rx_frame) };
+        if config.tx_buffers.is_some_and(|n| !n.is_power_of_two()) {
+            return Err(Error::Config("the number of transmit buffers is not a power of two".into()));
+        }
         let tx_layout = match config.tx_layout {
             TxLayout::Inline if !modern && !has(crate::features::ANY_LAYOUT) => TxLayout::HeaderApart,
             other => other,
@@ -246,7 +261,20 @@ impl Shape {
             tx_layout,
             indirect,
             queue_size: config.queue_size,
+            tx_buffers: config.tx_buffers.unwrap_or(u16::MAX),
+            lead: if config.align_frames { LINE - header_len as u32 } else { 0 },
         })
+    }
+
+    /// From one buffer of `len` bytes to the next: an odd number of cache lines, so that the first lines of all buffers
+    /// are spread over all sets of a cache.
+    pub(super) fn stride(&self, len: u32) -> u32 {
+        (self.lead + len).next_multiple_of(LINE) | LINE
+    }
+
+    /// How many buffers a transmit queue has.
+    pub(super) fn tx_slots(&self) -> u16 {
+        self.slots(self.tx_pieces()).min(self.tx_buffers)
     }
 
     pub(super) fn tx_pieces(&self) -> u16 {
@@ -275,8 +303,8 @@ impl Shape {
             Indirect::Never => 0,
             _ => n * 16 * u64::from(self.tx_pieces() + self.rx_pieces) + 64,
         };
-        let rx = u64::from(self.slots(self.rx_pieces)) * u64::from(self.rx_buffer.next_multiple_of(64));
-        let tx = u64::from(self.slots(self.tx_pieces())) * u64::from(self.tx_buffer.next_multiple_of(64));
+        let rx = u64::from(self.slots(self.rx_pieces)) * u64::from(self.stride(self.rx_buffer));
+        let tx = u64::from(self.tx_slots()) * u64::from(self.stride(self.tx_buffer));
         rings + tables + rx + tx + 4 * 4096
     }
 }

@@ -16,6 +16,7 @@ pub use config::{Config, TxLayout};
 pub use header::{
     F_DATA_VALID, F_NEEDS_CSUM, GSO_ECN, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP, GSO_UDP_L4, VnetHeader,
 };
+pub(crate) use queue::Frames;
 pub use queue::{RxQueue, TxQueue};
 
 use crate::error::{Error, Result};
@@ -121,7 +122,7 @@ impl NetDevice {
             let info = RingInfo {
                 index: vq.index,
                 size: vq.ring.size(),
-                base: vq.ring.used_index(),
+                base: vq.ring.base(),
                 addresses: vq.ring.addresses(),
                 kick: &vq.kick,
                 call: &vq.call,
@@ -137,11 +138,13 @@ impl NetDevice {
         Ok(())
     }
 
-    /// Stops every ring, and gives the available index at which the back-end stood in each.
+    /// Stops every ring, and gives the place at which the back-end stood in each: the available index; for packed rings,
+    /// in the low half where it looks for the next available descriptor and in the high half where it writes the next
+    /// used one, the wrap counters in the halves' highest bits.
     ///
     /// # Errors
     /// The exchange's.
-    pub fn stop(&mut self) -> Result<Vec<u16>> {
+    pub fn stop(&mut self) -> Result<Vec<u32>> {
         (0..2 * self.pairs.len() as u16).map(|index| self.session.stop_ring(index)).collect()
     }
 
@@ -421,9 +424,6 @@ fn negotiate(session: &Session, config: &Config) -> Result<Shape> {
     let lacking = config.required & !session.offered();
     if lacking != 0 {
         return Err(Error::Config(format!("the back-end does not offer the required features {lacking:#x}")));
-    }
-    if wanted & session.offered() & features::RING_PACKED != 0 {
-        return Err(Error::Config("the packed ring is not driven here".into()));
     }
     if let Some(max) = session.queue_num().filter(|&max| max < u64::from(config.queue_pairs)) {
         return Err(Error::Config(format!("{} queue pairs for a back-end of {max}", config.queue_pairs)));

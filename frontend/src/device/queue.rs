@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 use crate::eventfd::{Event, wait_readable};
 use crate::memory::{GuestMemory, Window};
 use crate::raw::RingAccess;
-use crate::ring::{Indirect, RingError, Segment, SplitQueue, SplitSetup, Used};
+use crate::ring::{Indirect, Queue, RingError, Segment, Setup, Used};
 
 /// A ring with its eventfds.
 #[derive(Debug)]
 pub(crate) struct Virtqueue {
     pub(crate) index: u16,
-    pub(crate) ring: SplitQueue,
+    pub(crate) ring: Queue,
     pub(crate) kick: Arc<Event>,
     pub(crate) call: Arc<Event>,
     pub(crate) kicks: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Virtqueue {
 impl Virtqueue {
     fn new(memory: &mut GuestMemory, shape: &Shape, index: u16, pieces: u16, base: u16) -> Result<Self> {
         let has = |bit: u64| shape.features & bit != 0;
-        let setup = SplitSetup {
+        let setup = Setup {
             size: shape.queue_size,
             event_idx: has(crate::features::EVENT_IDX),
             in_order: has(crate::features::IN_ORDER),
@@ -35,7 +35,7 @@ impl Virtqueue {
             indirect_max: pieces,
             base,
         };
-        let ring = SplitQueue::new(memory, setup)?;
+        let ring = Queue::new(memory, has(crate::features::RING_PACKED), setup)?;
         Ok(Virtqueue { index, ring, kick: Arc::new(Event::new()?), call: Arc::new(Event::new()?), kicks: 0 })
     }
 
@@ -56,6 +56,11 @@ impl Virtqueue {
     #[inline]
     pub(crate) fn pop_used(&mut self) -> Result<Option<Used>> {
         self.ring.pop_used().map_err(|e| self.error(e))
+    }
+
+    #[inline]
+    pub(crate) fn take_used(&mut self, out: &mut [Used]) -> Result<usize> {
+        self.ring.take_used(out).map_err(|e| self.error(e))
     }
 
     pub(crate) fn access(&self) -> RingAccess {
@@ -89,26 +94,46 @@ struct Slots {
     window: Window,
     gpa: u64,
     stride: usize,
+    /// Where in its place a buffer begins.
+    lead: usize,
     len: usize,
     /// The slot that a ring's id stands for.
     of_id: Vec<u16>,
 }
 
 impl Slots {
-    fn new(memory: &mut GuestMemory, count: u16, len: u32, ring_size: u16) -> Result<Self> {
-        let stride = len.next_multiple_of(64);
+    fn new(memory: &mut GuestMemory, shape: &Shape, count: u16, len: u32) -> Result<Self> {
+        let stride = shape.stride(len);
         let (gpa, window) = memory.alloc_window(u64::from(count) * u64::from(stride), 64)?;
-        let of_id = vec![0; usize::from(ring_size)];
-        Ok(Slots { window, gpa, stride: stride as usize, len: len as usize, of_id })
+        let of_id = vec![0; usize::from(shape.queue_size)];
+        Ok(Slots {
+            window,
+            gpa,
+            stride: stride as usize,
+            lead: shape.lead as usize,
+            len: len as usize,
+            of_id,
+        })
     }
 
     #[inline]
     fn offset(&self, slot: u16) -> usize {
-        usize::from(slot) * self.stride
+        self.lead + usize::from(slot) * self.stride
     }
 
     fn gpa(&self, slot: u16) -> u64 {
         self.gpa + self.offset(slot) as u64
+    }
+
+    fn frames(&self, header_len: usize) -> Frames {
+        Frames {
+            window: self.window.clone(),
+            first: self.lead + header_len,
+            stride: self.stride,
+            count: self.window.len() / self.stride,
+            header_len,
+            buffer_len: self.len,
+        }
     }
 }
 
@@ -147,8 +172,8 @@ impl TxQueue {
         timeout: Duration,
     ) -> Result<Self> {
         let vq = Virtqueue::new(memory, shape, index, shape.tx_pieces(), base)?;
-        let count = shape.slots(shape.tx_pieces());
-        let slots = Slots::new(memory, count, shape.tx_buffer, shape.queue_size)?;
+        let count = shape.tx_slots();
+        let slots = Slots::new(memory, shape, count, shape.tx_buffer)?;
         Ok(TxQueue {
             vq,
             slots,
@@ -305,24 +330,50 @@ impl TxQueue {
         }
     }
 
-    /// Turns the queue to fixed buffers for a generator: slot `i` is one descriptor of `headers[i]` and a frame of
-    /// `lengths[i]` bytes. Gives the window and the offset of each frame; the slot's number is the buffer's id.
-    pub(crate) fn fix(&mut self, headers: &[VnetHeader], lengths: &[usize]) -> Result<(Window, Vec<usize>)> {
-        if self.layout != TxLayout::Inline {
-            return Err(Error::Config("a generator's frames are in one piece".into()));
+    /// Turns the queue to fixed buffers for a generator: slot `i` has `headers[i]` and a frame of `lengths[i]` bytes.
+    /// The slot's number is the buffer's id.
+    pub(crate) fn fix(&mut self, headers: &[VnetHeader], lengths: &[usize]) -> Result<Frames> {
+        let piece = |slot: u16, len: &usize| {
+            let (gpa, header) = (self.slots.gpa(slot), self.header_len as u32);
+            match self.layout {
+                TxLayout::HeaderApart => {
+                    vec![
+                        Segment::readable(gpa, header),
+                        Segment::readable(gpa + u64::from(header), *len as u32),
+                    ]
+                }
+                _ => vec![Segment::readable(gpa, header + *len as u32)],
+            }
+        };
+        if matches!(self.layout, TxLayout::Pieces(_)) {
+            return Err(Error::Config(
+                "a generator's frames are in one piece, or two with the header".into(),
+            ));
         }
-        let buffers: Vec<Segment> = (0..self.slot_count)
-            .zip(lengths)
-            .map(|(s, len)| Segment::readable(self.slots.gpa(s), (self.header_len + len) as u32))
-            .collect();
+        let buffers: Vec<Vec<Segment>> =
+            (0..self.slot_count).zip(lengths).map(|(s, len)| piece(s, len)).collect();
         self.vq.ring.fix(&buffers).map_err(|e| self.vq.error(e))?;
-        let offsets: Vec<usize> =
-            (0..self.slot_count).map(|s| self.slots.offset(s) + self.header_len).collect();
-        for (at, header) in offsets.iter().zip(headers) {
-            self.slots.window.write(at - self.header_len, &header.bytes()[..self.header_len]);
+        for (slot, header) in (0..self.slot_count).zip(headers) {
+            self.slots.window.write(self.slots.offset(slot), &header.bytes()[..self.header_len]);
         }
-        Ok((self.slots.window.clone(), offsets))
+        Ok(self.slots.frames(self.header_len))
     }
+}
+
+/// Where the frames of a queue's fixed buffers are, by the buffers' ids.
+#[derive(Clone, Debug)]
+pub(crate) struct Frames {
+    pub(crate) window: Window,
+    /// Where the first frame begins.
+    pub(crate) first: usize,
+    /// From one to the next.
+    pub(crate) stride: usize,
+    /// How many there are.
+    pub(crate) count: usize,
+    /// How many bytes of a buffer are the header's.
+    pub(crate) header_len: usize,
+    /// Length of a buffer, the header's bytes among them.
+    pub(crate) buffer_len: usize,
 }
 
 /// A receive queue.
@@ -351,7 +402,7 @@ impl RxQueue {
     pub(super) fn new(memory: &mut GuestMemory, shape: &Shape, index: u16, base: u16) -> Result<Self> {
         let vq = Virtqueue::new(memory, shape, index, shape.rx_pieces, base)?;
         let count = shape.slots(shape.rx_pieces);
-        let slots = Slots::new(memory, count, shape.rx_buffer, shape.queue_size)?;
+        let slots = Slots::new(memory, shape, count, shape.rx_buffer)?;
         debug_assert!(shape.indirect == Indirect::Never || count == shape.queue_size || shape.rx_pieces > 1);
         Ok(RxQueue {
             vq,
@@ -492,20 +543,14 @@ impl RxQueue {
         }
     }
 
-    /// Turns the queue to fixed buffers for a generator: what comes back goes in again by its id. Gives the window, and
-    /// the offset of the frame of each id.
-    pub(crate) fn fix(&mut self) -> Result<(Window, Vec<usize>)> {
+    /// Turns the queue to fixed buffers for a generator: what comes back goes in again by its id. Gives the frames, and
+    /// which is the one of each id.
+    pub(crate) fn fix(&mut self) -> Result<(Frames, Vec<u16>)> {
         self.fill()?;
         if !self.idle.is_empty() || self.missing != 0 {
             return Err(Error::Config("a generator needs receive queues at rest".into()));
         }
-        self.vq.ring.fix_in_flight();
-        let offsets =
-            self.slots.of_id.iter().map(|&slot| self.slots.offset(slot) + self.header_len).collect();
-        Ok((self.slots.window.clone(), offsets))
-    }
-
-    pub(crate) fn header_len(&self) -> usize {
-        self.header_len
+        self.vq.ring.fix_in_flight().map_err(|e| self.vq.error(e))?;
+        Ok((self.slots.frames(self.header_len), self.slots.of_id.clone()))
     }
 }

@@ -1,11 +1,51 @@
 //! The driver's side of virtqueues.
 //!
-//! [`split`] is the split ring (virtio 1.3, 2.7). The types here are what any ring format shares: the buffers that go in,
-//! the buffers that come back, and what a device may not do.
+//! [`split`] is the split ring (virtio 1.3, 2.7), [`packed`] the packed one (2.8), [`Queue`] either. The types here are
+//! what both share: the buffers that go in, the buffers that come back, and what a device may not do.
 
+pub mod packed;
+mod queue;
 pub mod split;
 
-pub use split::{SplitQueue, SplitSetup};
+pub use packed::PackedQueue;
+pub use queue::Queue;
+pub use split::SplitQueue;
+
+/// How a queue is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Number of descriptors: a power of two up to 32,768.
+    pub size: u16,
+    /// Whether `VIRTIO_F_EVENT_IDX` is negotiated.
+    pub event_idx: bool,
+    /// Whether `VIRTIO_F_IN_ORDER` is negotiated.
+    pub in_order: bool,
+    /// When to use indirect tables ([`Indirect::Never`] unless negotiated).
+    pub indirect: Indirect,
+    /// The most pieces that an indirect table takes.
+    pub indirect_max: u16,
+    /// Where the queue starts: 0 for a new device, anything to see it wrap. In a split ring both indexes start with it;
+    /// a packed ring starts as if it had been through so many descriptors.
+    pub base: u16,
+}
+
+impl Setup {
+    /// A plain queue of `size` descriptors.
+    #[must_use]
+    pub fn new(size: u16) -> Self {
+        Setup { size, event_idx: false, in_order: false, indirect: Indirect::Never, indirect_max: 0, base: 0 }
+    }
+
+    /// Whether a buffer of `pieces` goes into a table of its own.
+    pub(crate) fn goes_indirect(&self, pieces: usize) -> bool {
+        let fits = pieces <= usize::from(self.indirect_max.max(1));
+        match self.indirect {
+            Indirect::Never => false,
+            Indirect::Chains => fits && pieces > 1,
+            Indirect::Always => fits && pieces > 0,
+        }
+    }
+}
 
 /// One piece of a buffer, as a descriptor tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +72,17 @@ impl Segment {
     }
 }
 
+/// How many bytes the device may write into a buffer.
+fn writable(pieces: &[Segment]) -> u32 {
+    pieces.iter().filter(|p| p.writable).fold(0, |sum, p| sum.saturating_add(p.len))
+}
+
+/// Whether moving an index from `old` to `new` passes `event` (2.7.10).
+#[inline]
+fn needs_event(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
 /// A buffer that the device gave back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
@@ -56,11 +107,11 @@ pub enum Indirect {
 /// Where a virtqueue's three areas are, as guest-physical addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAddresses {
-    /// The descriptor table.
+    /// The descriptor table, or the descriptor ring.
     pub desc: u64,
-    /// The available ring (driver area).
+    /// The available ring, or the driver's event suppression (driver area).
     pub avail: u64,
-    /// The used ring (device area).
+    /// The used ring, or the device's event suppression (device area).
     pub used: u64,
 }
 
@@ -93,6 +144,14 @@ pub enum RingError {
         len: u32,
         /// Bytes the device could write.
         capacity: u32,
+    },
+    /// A descriptor of a packed ring that the device has to use or to leave alone is neither used nor as it was.
+    #[error("descriptor {index} with flags {flags:#x}, which is neither used nor as it was made available")]
+    Flags {
+        /// Its position in the ring.
+        index: u16,
+        /// Its flags.
+        flags: u16,
     },
     /// The queue size is not a power of two of 1 to 32,768.
     #[error("queue size {0} is not a power of two up to 32768")]

@@ -9,9 +9,9 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::{Indirect, RingAddresses, RingError, Segment, Used};
+use super::{Indirect, RingAddresses, RingError, Segment, Setup, Used, needs_event};
 use crate::error::Result;
-use crate::memory::{GuestMemory, Window};
+use crate::memory::{GuestMemory, Rows, Window};
 
 /// Descriptor flag: the chain goes on at `next`.
 pub const DESC_F_NEXT: u16 = 1;
@@ -23,38 +23,6 @@ const AVAIL_F_NO_INTERRUPT: u16 = 1;
 const USED_F_NO_NOTIFY: u16 = 1;
 /// Size of a descriptor in bytes.
 pub const DESC_SIZE: usize = 16;
-
-/// How a split queue is made.
-#[derive(Clone, Copy, Debug)]
-pub struct SplitSetup {
-    /// Number of descriptors: a power of two up to 32,768.
-    pub size: u16,
-    /// Whether `VIRTIO_F_EVENT_IDX` is negotiated.
-    pub event_idx: bool,
-    /// Whether `VIRTIO_F_IN_ORDER` is negotiated.
-    pub in_order: bool,
-    /// When to use indirect tables ([`Indirect::Never`] unless negotiated).
-    pub indirect: Indirect,
-    /// The most pieces that an indirect table takes.
-    pub indirect_max: u16,
-    /// The value at which both indexes start: 0 for a new device, anything to see them wrap.
-    pub base: u16,
-}
-
-impl SplitSetup {
-    /// A plain queue of `size` descriptors.
-    #[must_use]
-    pub fn new(size: u16) -> Self {
-        SplitSetup {
-            size,
-            event_idx: false,
-            in_order: false,
-            indirect: Indirect::Never,
-            indirect_max: 0,
-            base: 0,
-        }
-    }
-}
 
 /// What the driver remembers of a buffer that starts at a descriptor.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,11 +40,12 @@ pub struct SplitQueue {
     mask: u16,
     event_idx: bool,
     in_order: bool,
-    indirect: Indirect,
-    indirect_max: u16,
+    setup: Setup,
     desc: Window,
     avail: Window,
     used: Window,
+    avail_ring: Rows<2, 2>,
+    used_ring: Rows<8, 4>,
     tables: Option<(u64, Window)>,
     addresses: RingAddresses,
     chains: Vec<Chain>,
@@ -102,7 +71,7 @@ impl SplitQueue {
     ///
     /// # Errors
     /// [`crate::Error::Memory`] when there is no room, [`crate::Error::Config`] for a size that is not allowed.
-    pub fn new(memory: &mut GuestMemory, setup: SplitSetup) -> Result<Self> {
+    pub fn new(memory: &mut GuestMemory, setup: Setup) -> Result<Self> {
         let size = setup.size;
         if !size.is_power_of_two() || size > 32768 {
             return Err(crate::Error::Config(RingError::Size(size).to_string()));
@@ -121,8 +90,9 @@ impl SplitQueue {
             mask: size - 1,
             event_idx: setup.event_idx,
             in_order: setup.in_order,
-            indirect: setup.indirect,
-            indirect_max: setup.indirect_max.max(1),
+            setup,
+            avail_ring: Rows::new(&avail, 4, 2, usize::from(size))?,
+            used_ring: Rows::new(&used, 4, 8, usize::from(size))?,
             desc,
             avail,
             used,
@@ -208,12 +178,12 @@ impl SplitQueue {
     }
 
     fn goes_indirect(&self, pieces: usize) -> bool {
-        let fits = pieces <= usize::from(self.indirect_max) && self.tables.is_some();
-        match self.indirect {
-            Indirect::Never => false,
-            Indirect::Chains => fits && pieces > 1,
-            Indirect::Always => fits && pieces > 0,
-        }
+        self.setup.goes_indirect(pieces)
+    }
+
+    /// The bytes from one buffer's indirect table to the next one's.
+    fn table_stride(&self) -> usize {
+        usize::from(self.setup.indirect_max.max(1)) * DESC_SIZE
     }
 
     /// Puts a buffer into the ring, and gives its id. The device sees it at the next [`SplitQueue::publish`].
@@ -226,16 +196,9 @@ impl SplitQueue {
             return Err(RingError::Full(pieces.len()));
         }
         let head = self.free_head;
-        let writable = pieces.iter().filter(|p| p.writable).fold(0u32, |sum, p| sum.saturating_add(p.len));
+        let writable = super::writable(pieces);
         if let (true, Some((tables_gpa, tables))) = (self.goes_indirect(pieces.len()), &self.tables) {
-            let stride = usize::from(self.indirect_max) * DESC_SIZE;
-            let base = usize::from(head) * stride;
-            for (i, piece) in pieces.iter().enumerate() {
-                let last = i + 1 == pieces.len();
-                write_desc(tables, base + i * DESC_SIZE, piece, if last { None } else { Some(i as u16 + 1) });
-            }
-            let table = *tables_gpa + base as u64;
-            self.write_raw_desc(head, table, (pieces.len() * DESC_SIZE) as u32, DESC_F_INDIRECT, 0);
+            self.write_indirect(head, pieces, *tables_gpa, tables);
             self.free_head = self.next[usize::from(head)];
         } else {
             let mut at = head;
@@ -254,10 +217,21 @@ impl SplitQueue {
         Ok(head)
     }
 
+    /// Writes the indirect table that belongs to descriptor `index`, and the descriptor.
+    fn write_indirect(&self, index: u16, pieces: &[Segment], tables_gpa: u64, tables: &Window) {
+        let base = usize::from(index) * self.table_stride();
+        for (i, piece) in pieces.iter().enumerate() {
+            let last = i + 1 == pieces.len();
+            write_desc(tables, base + i * DESC_SIZE, piece, if last { None } else { Some(i as u16 + 1) });
+        }
+        let table = tables_gpa + base as u64;
+        self.write_raw_desc(index, table, (pieces.len() * DESC_SIZE) as u32, DESC_F_INDIRECT, 0);
+    }
+
     #[inline]
     fn push_avail(&mut self, head: u16) {
         let slot = self.avail_next & self.mask;
-        self.avail.store_u16(4 + 2 * usize::from(slot), head, Ordering::Relaxed);
+        self.avail_ring.store_u16::<0>(usize::from(slot), head, Ordering::Relaxed);
         if self.in_order {
             self.order[usize::from(slot)] = head;
         }
@@ -274,18 +248,25 @@ impl SplitQueue {
         );
     }
 
-    /// Turns the queue to *fixed* buffers: descriptor `i` describes `buffers[i]`, for good, and
-    /// [`SplitQueue::add_fixed`] makes it available without writing it again. Nothing may be in flight.
+    /// Turns the queue to *fixed* buffers: descriptor `i` describes `buffers[i]`, of one piece or by an indirect table,
+    /// for good, and [`SplitQueue::add_fixed`] makes it available without writing it again. Nothing may be in flight.
     ///
     /// # Errors
-    /// [`RingError::Full`] when something is in flight, or there are more buffers than descriptors.
-    pub fn fix(&mut self, buffers: &[Segment]) -> std::result::Result<(), RingError> {
-        if self.free != self.size || buffers.len() > usize::from(self.size) {
-            return Err(RingError::Full(buffers.len()));
+    /// [`RingError::Full`] when something is in flight, there are more buffers than descriptors, or one would need a
+    /// chain.
+    pub fn fix(&mut self, buffers: &[Vec<Segment>]) -> std::result::Result<(), RingError> {
+        let chain = buffers.iter().find(|pieces| self.descriptors_for(pieces.len()) != 1);
+        if self.free != self.size || buffers.len() > usize::from(self.size) || chain.is_some() {
+            return Err(RingError::Full(chain.map_or(buffers.len(), Vec::len)));
         }
-        for (i, piece) in buffers.iter().enumerate() {
-            write_desc(&self.desc, i * DESC_SIZE, piece, None);
-            self.chains[i] = Chain { descs: 0, writable: if piece.writable { piece.len } else { 0 } };
+        for (i, pieces) in buffers.iter().enumerate() {
+            match &self.tables {
+                Some((gpa, tables)) if self.goes_indirect(pieces.len()) => {
+                    self.write_indirect(i as u16, pieces, *gpa, tables);
+                }
+                _ => write_desc(&self.desc, i * DESC_SIZE, &pieces[0], None),
+            }
+            self.chains[i] = Chain { descs: 0, writable: super::writable(pieces) };
         }
         self.fixed = true;
         Ok(())
@@ -358,11 +339,12 @@ impl SplitQueue {
             }
             self.used_seen = used;
         }
-        let slot = usize::from(self.used_next & self.mask);
-        let id = self.used.load_u32(4 + 8 * slot, Ordering::Relaxed);
-        let len = self.used.load_u32(8 + 8 * slot, Ordering::Relaxed);
+        let slot = usize::from(self.used_next);
+        let id = self.used_ring.load_u32::<0>(slot, Ordering::Relaxed);
+        let len = self.used_ring.load_u32::<4>(slot, Ordering::Relaxed);
         if self.in_order {
-            let id = u16::try_from(id).ok().filter(|&id| id < self.size).ok_or(RingError::UsedId(id))?;
+            let in_flight = |id: &u16| self.chains.get(usize::from(*id)).is_some_and(|chain| chain.descs > 0);
+            let id = u16::try_from(id).ok().filter(in_flight).ok_or(RingError::UsedId(id))?;
             return self.pop_batch(Used { id, len }).map(Some);
         }
         self.used_next = self.used_next.wrapping_add(1);
@@ -457,12 +439,6 @@ impl SplitQueue {
     }
 }
 
-/// Whether moving an index from `old` to `new` passes `event` (2.7.10).
-#[inline]
-fn needs_event(event: u16, new: u16, old: u16) -> bool {
-    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
-}
-
 #[inline]
 fn write_desc(table: &Window, offset: usize, piece: &Segment, next: Option<u16>) {
     let mut flags = if piece.writable { DESC_F_WRITE } else { 0 };
@@ -483,7 +459,7 @@ mod tests {
     use super::*;
     use crate::memory::Layout;
 
-    fn queue(setup: SplitSetup) -> (GuestMemory, SplitQueue) {
+    fn queue(setup: Setup) -> (GuestMemory, SplitQueue) {
         let mut memory = GuestMemory::new(&Layout::single(1 << 20)).unwrap();
         let queue = SplitQueue::new(&mut memory, setup).unwrap();
         (memory, queue)
@@ -501,7 +477,7 @@ mod tests {
 
     #[test]
     fn a_chain_occupies_descriptors_until_it_is_used() {
-        let (_m, mut q) = queue(SplitSetup::new(4));
+        let (_m, mut q) = queue(Setup::new(4));
         let id =
             q.add(&[Segment::readable(0, 12), Segment::readable(64, 60), Segment::readable(128, 4)]).unwrap();
         assert_eq!(q.free_descriptors(), 1);
@@ -515,7 +491,7 @@ mod tests {
 
     #[test]
     fn what_the_device_may_not_do_is_an_error() {
-        let (_m, mut q) = queue(SplitSetup::new(4));
+        let (_m, mut q) = queue(Setup::new(4));
         let id = q.add(&[Segment::writable(0, 100)]).unwrap();
         q.publish();
         use_one(&q, 3, 0);
@@ -532,7 +508,7 @@ mod tests {
 
     #[test]
     fn in_order_batches_of_one_element_are_expanded() {
-        let (_m, mut q) = queue(SplitSetup { in_order: true, base: 65534, ..SplitSetup::new(4) });
+        let (_m, mut q) = queue(Setup { in_order: true, base: 65534, ..Setup::new(4) });
         for round in 0..9u16 {
             let ids: Vec<u16> = (0..3).map(|_| q.add(&[Segment::writable(0, 50)]).unwrap()).collect();
             assert_eq!(
@@ -554,7 +530,7 @@ mod tests {
 
     #[test]
     fn kicks_follow_the_event_index() {
-        let (_m, mut q) = queue(SplitSetup { event_idx: true, base: 65535, ..SplitSetup::new(8) });
+        let (_m, mut q) = queue(Setup { event_idx: true, base: 65535, ..Setup::new(8) });
         let (_, _, used) = q.windows();
         let event_at = 4 + 8 * 8;
         used.store_u16(event_at, 65535, Ordering::Relaxed);

@@ -51,8 +51,8 @@ pub struct RingInfo<'a> {
     pub index: u16,
     /// Number of descriptors.
     pub size: u16,
-    /// The available index from which the back-end goes on.
-    pub base: u16,
+    /// Where the back-end goes on: the available index, or of a packed ring both places with their wrap counters.
+    pub base: u32,
     /// Where the areas are (guest-physical).
     pub addresses: RingAddresses,
     /// Guest to device.
@@ -252,7 +252,8 @@ impl Session {
             log_addr: None,
         };
         self.call("SET_VRING_NUM", |f| f.set_vring_num(index, ring.size))?;
-        self.call("SET_VRING_BASE", |f| f.set_vring_base(index, ring.base))?;
+        // Not by the front-end's own method, which knows the split ring's indexes only.
+        self.acked_raw(Message::vring_state(FrontendReq::SET_VRING_BASE, ring.index.into(), ring.base))?;
         self.call("SET_VRING_ADDR", |f| f.set_vring_addr(index, &config))?;
         self.call("SET_VRING_CALL", |f| f.set_vring_call(index, ring.call.inner()))?;
         self.call("SET_VRING_KICK", |f| f.set_vring_kick(index, ring.kick.inner()))
@@ -269,13 +270,16 @@ impl Session {
         self.call("SET_VRING_ENABLE", |f| f.set_vring_enable(usize::from(index), enable))
     }
 
-    /// Stops a ring, and gives the available index at which the back-end stood.
+    /// Stops a ring, and gives the place at which the back-end stood, as [`RingInfo::base`] tells it.
     ///
     /// # Errors
-    /// The exchange's.
-    pub fn stop_ring(&mut self, index: u16) -> Result<u16> {
+    /// The exchange's; of a split ring, an index of more than 16 bits.
+    pub fn stop_ring(&mut self, index: u16) -> Result<u32> {
         let base = self.call("GET_VRING_BASE", |f| f.get_vring_base(usize::from(index)))?;
-        u16::try_from(base).map_err(|_| Error::Protocol(format!("ring {index} stopped at index {base}")))
+        if self.acked & features::RING_PACKED == 0 && base > u32::from(u16::MAX) {
+            return Err(Error::Protocol(format!("ring {index} stopped at index {base}")));
+        }
+        Ok(base)
     }
 
     /// Tells the device status, where `STATUS` is in force; else nothing is sent.
