@@ -225,6 +225,26 @@ impl Bucket<'_> {
         self.burst.from
     }
 
+    /// The frames whose bit is set in `mask`, in their order, as a bucket of their own; its list is made in `room`. Bits
+    /// past the bucket's end name nothing.
+    #[inline]
+    pub fn part<'b>(&'b mut self, mask: u64, room: &'b mut [u8; BURST]) -> Bucket<'b> {
+        let mut n = 0;
+        for (i, &member) in self.members.iter().enumerate() {
+            if mask & (1 << i) != 0 {
+                room[n] = member;
+                n += 1;
+            }
+        }
+        Bucket { burst: self.burst, members: &room[..n] }
+    }
+
+    /// The head of frame `i` of the bucket; `i` must be below [`Bucket::len`].
+    #[inline]
+    pub fn head(&self, i: usize) -> &Head {
+        &self.burst.heads()[usize::from(self.members[i])]
+    }
+
     /// Frame `i` of the bucket; `i` must be below [`Bucket::len`].
     #[inline]
     pub fn frame(&mut self, i: usize) -> Frame<'_> {

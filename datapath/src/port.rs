@@ -103,6 +103,43 @@ impl TxReport {
         if n >= 64 { u64::MAX } else { (1 << n) - 1 }
     }
 
+    /// The report of a bucket of which this is the report of a [part](Bucket::part): bit `i` becomes the `i`th bit that
+    /// is set in `mask`.
+    #[must_use]
+    pub fn of_part(self, mask: u64) -> Self {
+        if self.dropped() == 0 {
+            return self;
+        }
+        let spread = |part: u64| {
+            let (mut left, mut whole) = (mask, 0);
+            for i in 0..mask.count_ones() {
+                let bit = left & left.wrapping_neg();
+                left ^= bit;
+                if part & (1 << i) != 0 {
+                    whole |= bit;
+                }
+            }
+            whole
+        };
+        Self {
+            full: spread(self.full),
+            too_small: spread(self.too_small),
+            down: spread(self.down),
+            error: spread(self.error),
+        }
+    }
+
+    /// Both reports, of different frames of one bucket.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self {
+            full: self.full | other.full,
+            too_small: self.too_small | other.too_small,
+            down: self.down | other.down,
+            error: self.error | other.error,
+        }
+    }
+
     /// A report of `n` frames that found nobody.
     pub const fn all_down(n: usize) -> Self {
         Self { full: 0, too_small: 0, down: Self::all(n), error: 0 }
@@ -116,8 +153,9 @@ pub trait TxPort: Send + Sync {
     /// dropped ([`TxReport::error`]).
     fn offloads(&self) -> OffloadSet;
 
-    /// Transmits what fits and never blocks: writes each head and copies its tail. `worker` is the caller's
-    /// number, to spread workers over rings. At most one notification.
+    /// Transmits what fits and never blocks: writes each head and copies its tail. Frames of one flow leave in
+    /// their order. `worker` is the caller's number, for ports that spread workers over queues. At most one
+    /// notification for each queue.
     fn tx_burst(&self, worker: usize, frames: &mut Bucket<'_>) -> Result<TxReport, PortError>;
 }
 

@@ -11,6 +11,7 @@
 //! - [`guard`]: the sources that a port may use.
 //! - [`verdict`], [`mode`]: what a network decides of a frame, and the contract of those who decide.
 //! - [`fdb`]: the forwarding database of a learning bridge.
+//! - [`flow`]: which flow a frame is of, to choose a queue by.
 //! - [`ip`]: IP packets on heads and whole frames: reading, rewriting, errors. [`lpm`]: the longest-prefix match.
 //! - [`napt`]: network address and port translation.
 //! - [`checksum`], [`segment`]: software stand-ins for offloads that a receiver did not negotiate.
@@ -20,6 +21,7 @@ pub mod check;
 pub mod checksum;
 pub mod drop;
 pub mod fdb;
+pub mod flow;
 pub mod guard;
 pub mod head;
 mod headers;

@@ -1,6 +1,7 @@
 //! The vhost-user back-end of virtio-net: sessions, guest memory, vrings, the port.
 //!
 //! - `port`: what the rest of the house sees: [`VhostUserPort`].
+//! - `transmit`: the guest's receive rings together, and which of them a frame goes to.
 //! - `session`: the conversation with a front-end: messages, rings set up, started and stopped.
 //! - `memory`: the guest's memory, mapped and checked; what happens when it goes away.
 //! - `vring`: the rings: the fast path of both directions.
@@ -19,6 +20,7 @@ pub mod fuzzing;
 mod memory;
 mod port;
 mod session;
+mod transmit;
 #[allow(unsafe_code, reason = "memory that the guest writes at the same time")]
 mod vring;
 

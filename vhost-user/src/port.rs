@@ -6,7 +6,7 @@
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -17,10 +17,10 @@ use switch_core::offload::OffloadSet;
 use crate::features;
 use crate::session::Runner;
 use crate::session::socket::{Link, ListenError, Listener};
+use crate::transmit::TxSide;
 use crate::vring::RingShared;
 use crate::vring::notify::Event;
 use crate::vring::rx::OnBroken;
-use crate::vring::tx::TxRing;
 
 /// Queue pairs that a port may have.
 pub const QUEUE_PAIRS_MAX: u16 = 64;
@@ -232,75 +232,14 @@ impl Shared {
     }
 }
 
-/// A ring's lock, on a line of its own.
-#[repr(align(128))]
-struct Slot(Mutex<Option<TxRing>>);
-
-/// The guest's receive rings, as all workers share them. A ring is locked for the length of one bucket, by
-/// those who transmit to it and by the session that stops it.
-pub(crate) struct TxSide {
-    /// Bit `i`: ring `i` is there.
-    active: AtomicU64,
-    offloads: AtomicU8,
-    rings: Box<[Slot]>,
-    wake: Arc<Event>,
-}
-
-impl TxSide {
-    fn new(queue_pairs: u16, wake: Arc<Event>) -> Self {
-        Self {
-            active: AtomicU64::new(0),
-            offloads: AtomicU8::new(0),
-            rings: (0..queue_pairs).map(|_| Slot(Mutex::new(None))).collect(),
-            wake,
-        }
-    }
-
-    /// Puts a ring in.
-    pub(crate) fn put(&self, pair: usize, ring: TxRing, offloads: OffloadSet) {
-        let Some(slot) = self.rings.get(pair) else { return };
-        self.offloads.store(offloads.bits(), Ordering::Relaxed);
-        *lock(&slot.0) = Some(ring);
-        self.active.fetch_or(1 << pair, Ordering::Release);
-    }
-
-    /// Takes a ring out. When this returns nobody uses it.
-    pub(crate) fn take(&self, pair: usize) {
-        let Some(slot) = self.rings.get(pair) else { return };
-        self.active.fetch_and(!(1 << pair), Ordering::Release);
-        drop(lock(&slot.0).take());
-    }
-
-    /// The ring of a worker: the same one for as long as the same rings are there, so that flows stay in order.
-    #[inline]
-    fn ring_of(&self, worker: usize) -> Option<&Slot> {
-        let mut active = self.active.load(Ordering::Acquire);
-        let count = active.count_ones() as usize;
-        if count > 1 {
-            for _ in 0..worker % count {
-                active &= active - 1;
-            }
-        }
-        // No bit set gives 64, which is no ring.
-        self.rings.get(active.trailing_zeros() as usize)
-    }
-}
-
 impl TxPort for Shared {
     #[inline]
     fn offloads(&self) -> OffloadSet {
-        OffloadSet::from_bits(self.tx.offloads.load(Ordering::Relaxed))
+        self.tx.offloads()
     }
 
-    fn tx_burst(&self, worker: usize, frames: &mut Bucket<'_>) -> Result<TxReport, PortError> {
-        let Some(slot) = self.tx.ring_of(worker) else { return Ok(TxReport::all_down(frames.len())) };
-        let mut slot = lock(&slot.0);
-        let Some(ring) = &mut *slot else { return Ok(TxReport::all_down(frames.len())) };
-        ring.transmit(frames).inspect_err(|e| {
-            if ring.shared().set_broken(e) {
-                self.tx.wake.signal();
-            }
-        })
+    fn tx_burst(&self, _worker: usize, frames: &mut Bucket<'_>) -> Result<TxReport, PortError> {
+        self.tx.transmit(frames)
     }
 }
 

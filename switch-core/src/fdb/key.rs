@@ -80,8 +80,9 @@ impl KeyHash {
     }
 }
 
+/// The 128 bits of a product, folded.
 #[inline]
-fn fold(a: u64, b: u64) -> u64 {
+pub(crate) fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
 }

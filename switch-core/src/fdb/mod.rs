@@ -12,6 +12,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub(crate) use key::fold;
 pub use key::{Key, KeyHash};
 pub use table::{AGEING_DEFAULT, Found, LIMIT_DEFAULT, LIMIT_MAX, Learned, Table, Watch};
 
