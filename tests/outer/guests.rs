@@ -26,7 +26,7 @@ const fn row(name: &'static str, devices: [&'static str; 2], super_frames: bool)
     Row { name, devices, queues: 1, role: Role::Client, super_frames }
 }
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 11] = [
     row("guests_with_default_devices_exchange_whole_payloads", ["", ""], true),
     row("guests_without_mergeable_buffers_exchange_whole_payloads", ["mrg_rxbuf=off"; 2], true),
     row("guests_without_offloads_exchange_whole_payloads", [NO_OFFLOADS; 2], false),
@@ -47,6 +47,12 @@ const ROWS: [Row; 9] = [
         super_frames: true,
     },
     row("guest_with_offloads_reaches_guest_without", ["", NO_OFFLOADS], true),
+    row("guest_with_packed_rings_reaches_guest_with_split_rings", ["packed=on", ""], true),
+    row(
+        "guests_with_packed_rings_and_without_their_extras_exchange_whole_payloads",
+        ["packed=on,event_idx=off", "packed=on,indirect_desc=off,mrg_rxbuf=off"],
+        true,
+    ),
     row(
         "guest_without_mergeable_buffers_or_offloads_reaches_default",
         ["", "mrg_rxbuf=off,csum=off,guest_csum=off"],

@@ -16,10 +16,14 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub(crate) fn register(suite: &mut Suite) {
     suite.add("guest_killed_under_traffic_20_times_harms_nobody", NEEDS, guest_killed);
     suite.add("daemon_killed_under_a_guest_20_times_resumes_by_itself", NEEDS, || {
-        daemon_killed(Role::Reconnecting)
+        daemon_killed(Role::Reconnecting, "", TIMES)
     });
-    suite
-        .add("daemon_killed_under_a_listening_qemu_resumes_by_itself", NEEDS, || daemon_killed(Role::Server));
+    suite.add("daemon_killed_under_a_listening_qemu_resumes_by_itself", NEEDS, || {
+        daemon_killed(Role::Server, "", TIMES / 4)
+    });
+    suite.add("daemon_killed_under_a_guest_with_packed_rings_resumes_by_itself", NEEDS, || {
+        daemon_killed(Role::Reconnecting, "packed=on", TIMES / 2)
+    });
 }
 
 /// The shell command that fetches payloads without end, in the background.
@@ -70,7 +74,7 @@ fn guest_killed() -> Result<()> {
     Ok(())
 }
 
-fn daemon_killed(role: Role) -> Result<()> {
+fn daemon_killed(role: Role, device: &str, times: usize) -> Result<()> {
     let host = Netns::new("host")?;
     let mut peer = Peer::new("peer", "10.9.0.2")?;
     peer.veth(&host, "v0")?;
@@ -84,7 +88,7 @@ fn daemon_killed(role: Role) -> Result<()> {
         socket.display()
     );
     let mut daemon = DaemonOptions::default().netns(&host).config(config).start()?;
-    let options = GuestOptions { role, ..GuestOptions::default() };
+    let options = GuestOptions { role, device: device.to_string(), ..GuestOptions::default() };
     let mut guest = GuestMachine::boot(&socket, "52:54:00:00:00:10", "10.9.0.1", &options)?;
     guest.configure()?;
     daemon.await_port("vif0", "up")?;
@@ -94,7 +98,6 @@ fn daemon_killed(role: Role) -> Result<()> {
     guest.run(&load("10.9.0.2"))?;
     let before = daemon.holdings()?;
 
-    let times = if role == Role::Server { TIMES / 4 } else { TIMES };
     for time in 0..times {
         let told = || format!("time {} of {times}", time + 1);
         daemon.kill();

@@ -12,6 +12,13 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("testpmd_split_as_server_balances", NEEDS, || circulate(RingLayout::Split, true));
     suite.add("testpmd_in_order_as_client_balances", NEEDS, || circulate(RingLayout::SplitInOrder, false));
     suite.add("testpmd_in_order_as_server_balances", NEEDS, || circulate(RingLayout::SplitInOrder, true));
+    suite.add("testpmd_packed_as_client_balances", NEEDS, || circulate(RingLayout::Packed, false));
+    suite.add("testpmd_packed_as_server_balances", NEEDS, || circulate(RingLayout::Packed, true));
+    suite.add("testpmd_packed_plain_balances", NEEDS, || circulate(RingLayout::PackedPlain, false));
+    suite.add("testpmd_packed_in_order_balances", NEEDS, || circulate(RingLayout::PackedInOrder, false));
+    suite.add("testpmd_packed_in_order_plain_balances", NEEDS, || {
+        circulate(RingLayout::PackedInOrderPlain, false)
+    });
 }
 
 fn circulate(layout: RingLayout, server: bool) -> Result<()> {

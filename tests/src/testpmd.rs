@@ -24,6 +24,14 @@ pub enum RingLayout {
     Split,
     /// Split rings with `VIRTIO_F_IN_ORDER`, without mergeable buffers.
     SplitInOrder,
+    /// Packed rings with mergeable buffers.
+    Packed,
+    /// Packed rings without mergeable buffers.
+    PackedPlain,
+    /// Packed rings with mergeable buffers and `VIRTIO_F_IN_ORDER`.
+    PackedInOrder,
+    /// Packed rings with `VIRTIO_F_IN_ORDER`, without mergeable buffers.
+    PackedInOrderPlain,
 }
 
 /// A running testpmd. Dropped, it is killed.
@@ -54,6 +62,10 @@ impl Testpmd {
         let mut options = String::from(match layout {
             RingLayout::Split => "",
             RingLayout::SplitInOrder => ",in_order=1,mrg_rxbuf=0",
+            RingLayout::Packed => ",packed_vq=1,in_order=0",
+            RingLayout::PackedPlain => ",packed_vq=1,in_order=0,mrg_rxbuf=0",
+            RingLayout::PackedInOrder => ",packed_vq=1,in_order=1",
+            RingLayout::PackedInOrderPlain => ",packed_vq=1,in_order=1,mrg_rxbuf=0",
         });
         if server {
             options.push_str(",server=1");

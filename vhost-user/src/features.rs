@@ -9,11 +9,13 @@ pub(crate) const MRG_RXBUF: u32 = virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 pub(crate) const INDIRECT_DESC: u32 = virtio_ring::VIRTIO_RING_F_INDIRECT_DESC;
 pub(crate) const EVENT_IDX: u32 = virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 pub(crate) const MQ: u32 = virtio_net::VIRTIO_NET_F_MQ;
+pub(crate) const RING_PACKED: u32 = virtio_config::VIRTIO_F_RING_PACKED;
+pub(crate) const IN_ORDER: u32 = virtio_config::VIRTIO_F_IN_ORDER;
 /// Not virtio's: the front-end and back-end talk about protocol features, and rings start disabled.
 pub(crate) const PROTOCOL_FEATURES: u32 = 30;
 
 /// Each feature that this back-end knows, with the name that operators read (QEMU's, where it has one).
-const NAMES: [(u32, &str); 22] = [
+const NAMES: [(u32, &str); 23] = [
     (virtio_net::VIRTIO_NET_F_CSUM, "csum"),
     (virtio_net::VIRTIO_NET_F_GUEST_CSUM, "guest_csum"),
     (virtio_net::VIRTIO_NET_F_MTU, "mtu"),
@@ -32,7 +34,8 @@ const NAMES: [(u32, &str); 22] = [
     (EVENT_IDX, "event_idx"),
     (PROTOCOL_FEATURES, "protocol_features"),
     (VERSION_1, "version_1"),
-    (virtio_config::VIRTIO_F_IN_ORDER, "in_order"),
+    (RING_PACKED, "packed"),
+    (IN_ORDER, "in_order"),
     (virtio_net::VIRTIO_NET_F_GUEST_USO4, "guest_uso4"),
     (virtio_net::VIRTIO_NET_F_GUEST_USO6, "guest_uso6"),
     (virtio_net::VIRTIO_NET_F_HOST_USO, "host_uso"),

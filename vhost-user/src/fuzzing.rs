@@ -21,10 +21,8 @@ use crate::session::Runner;
 use crate::session::socket::Link;
 use crate::vring::copy::segment_of;
 use crate::vring::notify::Event;
-use crate::vring::rx::RxRing;
-use crate::vring::split::SplitRing;
-use crate::vring::tx::TxQueue;
-use crate::vring::{Layout, RingFeatures, RingSetup, RingShared};
+use crate::vring::rx::OnBroken;
+use crate::vring::{AnyRing, Direction, Layout, RingFeatures, RingSetup};
 
 /// Bytes of a fuzzed guest's memory: two regions of half as many each, which touch.
 pub const MEMORY: usize = 1 << 16;
@@ -72,52 +70,38 @@ impl Guest {
         self.file.write_all_at(&all[..half], half as u64)
     }
 
-    fn ring(&self, size: u32, features: u64) -> Option<SplitRing> {
+    fn setup(size: u32, features: u64) -> RingSetup {
         let n = u64::from(size);
-        let used = (18 * n + 6).next_multiple_of(4);
-        let layout = Layout { descriptors: 0, available: 16 * n, used };
-        let setup = RingSetup { layout, size, next: None, features };
-        SplitRing::new(&setup, Arc::clone(&self.memory), Arc::<RingShared>::default()).ok()
+        let layout = if RingFeatures::new(features).packed {
+            Layout { descriptors: 0, available: 16 * n, used: 16 * n + 4 }
+        } else {
+            Layout { descriptors: 0, available: 16 * n, used: (18 * n + 6).next_multiple_of(4) }
+        };
+        RingSetup { layout, size, next: None, features }
+    }
+
+    fn ring(&self, size: u32, features: u64, direction: Direction) -> Option<AnyRing> {
+        let setup = Self::setup(size, features);
+        AnyRing::new(&setup, direction, Arc::clone(&self.memory), Arc::default()).ok()
     }
 
     /// Receives from the ring that the memory holds until it is empty, broken, or `bursts` were taken. Gives the
     /// frames, and panics if one is not what its head says.
     pub fn receive(&self, size: u32, features: u64, bursts: usize) -> Vec<Vec<u8>> {
-        let mut frames = Vec::new();
-        let Some(ring) = self.ring(size, features) else { return frames };
-        let quarantine = Arc::new(|ring: &RingShared, why: &datapath::PortError| {
+        let quarantine: OnBroken = Arc::new(|ring, why| {
             ring.set_broken(why);
         });
-        let Ok(kick) = Event::new() else { return frames };
-        let queue = RxRing::new(ring, &RingFeatures::new(features), Some(Arc::new(kick)), quarantine);
-        let Ok(mut queue) = queue else { return frames };
-        let mut burst = Burst::new();
-        for _ in 0..bursts {
-            burst.clear();
-            let mut drops = RxDrops::default();
-            match queue.rx_burst(&mut burst, &mut drops) {
-                Ok(0) if drops.is_empty() => break,
-                Ok(n) => {
-                    assert_eq!(n, burst.len());
-                    for i in 0..n {
-                        frames.push(whole(&mut burst, i));
-                    }
-                    queue.release();
-                }
-                Err(_) => break,
-            }
-            if queue.arm().is_err() {
-                break;
-            }
-            queue.disarm();
-        }
-        frames
+        let Ok(kick) = Event::new() else { return Vec::new() };
+        let queue = self.ring(size, features, Direction::Readable).and_then(|ring| {
+            ring.into_rx(&RingFeatures::new(features), Some(Arc::new(kick)), quarantine).ok()
+        });
+        queue.map(|mut queue| drain(&mut *queue, bursts)).unwrap_or_default()
     }
 
     /// Transmits frames of these lengths into the ring that the memory holds; how many it took.
     pub fn transmit(&self, size: u32, features: u64, lens: &[usize]) -> usize {
-        let Some(ring) = self.ring(size, features) else { return 0 };
-        let mut ring = TxQueue::new(ring, &RingFeatures::new(features));
+        let Some(ring) = self.ring(size, features, Direction::Writable) else { return 0 };
+        let mut ring = ring.into_tx(&RingFeatures::new(features));
         let mut burst = Burst::new();
         let mut taken = 0;
         for lens in lens.chunks(BURST) {
@@ -141,6 +125,32 @@ impl Guest {
         }
         taken
     }
+}
+
+/// Receives until the queue is empty, broken, or `bursts` were taken.
+fn drain(queue: &mut dyn RxQueue, bursts: usize) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let mut burst = Burst::new();
+    for _ in 0..bursts {
+        burst.clear();
+        let mut drops = RxDrops::default();
+        match queue.rx_burst(&mut burst, &mut drops) {
+            Ok(0) if drops.is_empty() => break,
+            Ok(n) => {
+                assert_eq!(n, burst.len());
+                for i in 0..n {
+                    frames.push(whole(&mut burst, i));
+                }
+                queue.release();
+            }
+            Err(_) => break,
+        }
+        if queue.arm().is_err() {
+            break;
+        }
+        queue.disarm();
+    }
+    frames
 }
 
 fn whole(burst: &mut Burst, i: usize) -> Vec<u8> {

@@ -110,7 +110,8 @@ pub struct RingInfo {
     pub enabled: bool,
     /// Attached to the workers.
     pub running: bool,
-    /// The available index after the last buffer that was used.
+    /// The available index after the last buffer that was used; of a packed ring the slot, and its wrap counter in
+    /// bit 15.
     pub next: u16,
     pub(crate) shared: Option<Arc<RingShared>>,
 }

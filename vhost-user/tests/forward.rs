@@ -72,6 +72,24 @@ fn frames_cross_whole_with_every_ring_layout() {
 }
 
 #[test]
+fn frames_cross_whole_with_packed_rings_of_every_kind() {
+    let d = || Config::default().require(f::RING_PACKED);
+    check("packed", d(), d());
+    check("packed to split", d(), Config::default());
+    check("packed, no mergeable buffers", d().without(f::MRG_RXBUF), d());
+    check("packed, no indirect descriptors", d().without(f::INDIRECT_DESC), d().without(f::INDIRECT_DESC));
+    check("packed, no event index", d().without(f::EVENT_IDX), d().without(f::EVENT_IDX));
+    check("packed, in order", d().with(f::IN_ORDER), d().with(f::IN_ORDER));
+    check("packed, header apart", Config { tx_layout: TxLayout::HeaderApart, ..d() }, d());
+    check("packed, always indirect", Config { indirect: Indirect::Always, ..d() }, d());
+    let pieces = Config { tx_layout: TxLayout::Pieces(7), indirect: Indirect::Never, ..d() };
+    check("packed, pieces", pieces, d());
+    check("packed, small merged buffers", d(), Config { rx_buffer_size: Some(100), ..d() });
+    check("packed, buffers in pieces", d(), Config { rx_pieces: 3, ..d().without(f::MRG_RXBUF) });
+    check("packed, ring of two", d().queue_size(2).without(f::INDIRECT_DESC), d().queue_size(2));
+}
+
+#[test]
 fn a_header_cut_into_pieces_is_read_whole() {
     // Twenty pieces of a 64-byte frame: the virtio-net header itself lies in three of them.
     let pieces = |n| Config { tx_layout: TxLayout::Pieces(n), ..Config::default() };

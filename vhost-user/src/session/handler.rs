@@ -15,11 +15,11 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use super::gate::{Header, Request};
-use super::rings::{Kick, Rings};
+use super::rings::{self, Kick, Rings};
 use crate::features;
 use crate::memory::{GuestMemory, RegionSpec, SLOTS_MAX};
 use crate::vring::notify::Event;
-use crate::vring::{Layout, SPLIT_SIZE_MAX};
+use crate::vring::{Layout, RingFeatures, SetupError, packed};
 
 /// The smallest MTU of IPv4 (RFC 791), as virtio has it (1.2, 5.1.4.1).
 const MTU_MIN: u64 = 68;
@@ -219,10 +219,8 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let index = self.ring(index)?;
-        if !num.is_power_of_two() || num > SPLIT_SIZE_MAX {
-            return self.refuse(format!(
-                "ring {index}: size {num} is not a power of two from 1 to {SPLIT_SIZE_MAX}"
-            ));
+        if let Some(e) = SetupError::of_size(num, &RingFeatures::new(self.rings.features())) {
+            return self.refuse(format!("ring {index}: {e}"));
         }
         self.rings.renew(index);
         if let Some(ring) = self.rings.get(index) {
@@ -253,9 +251,9 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         let index = self.ring(index)?;
-        let Ok(base) = u16::try_from(base) else {
+        if base > u32::from(u16::MAX) && !RingFeatures::new(self.rings.features()).packed {
             return self.refuse(format!("ring {index}: index {base} is past 65535"));
-        };
+        }
         self.rings.renew(index);
         if let Some(ring) = self.rings.get(index) {
             ring.next = Some(base);
@@ -265,14 +263,15 @@ impl VhostUserBackendReqHandlerMut for Session {
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let ring = self.ring(index)?;
-        self.rings.renew(ring);
-        let mut next = 0;
+        self.rings.hand_over(ring);
+        let start = if RingFeatures::new(self.rings.features()).packed { packed::START } else { 0 };
+        let mut next = rings::base(start, self.rings.features());
         if let Some(ring) = self.rings.get(ring) {
             // A new kick descriptor starts the ring again.
             ring.kick = Kick::Unset;
-            next = ring.next.unwrap_or(0);
+            next = ring.next.unwrap_or(next);
         }
-        Ok(VhostUserVringState::new(index, u32::from(next)))
+        Ok(VhostUserVringState::new(index, next))
     }
 
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {

@@ -8,17 +8,14 @@
 
 use std::sync::Arc;
 
-use datapath::{QueueHost, QueueId};
+use datapath::{PortError, QueueHost, QueueId};
 use switch_core::PortId;
 
 use crate::features;
 use crate::memory::GuestMemory;
 use crate::port::Shared;
 use crate::vring::notify::Event;
-use crate::vring::rx::RxRing;
-use crate::vring::split::SplitRing;
-use crate::vring::tx::{TxQueue, TxRing};
-use crate::vring::{Layout, RingFeatures, RingSetup, RingShared, SetupError};
+use crate::vring::{AnyRing, Direction, Layout, RingFeatures, RingSetup, RingShared, SetupError};
 
 /// How the driver wakes us.
 #[derive(Debug, Default)]
@@ -43,8 +40,8 @@ enum Running {
 pub(super) struct Ring {
     pub(super) size: Option<u32>,
     pub(super) layout: Option<Layout>,
-    /// Where to go on. Set by `SET_VRING_BASE` and by stopping.
-    pub(super) next: Option<u16>,
+    /// Where to go on, as `SET_VRING_BASE` and `GET_VRING_BASE` have it. Set by the one and by stopping.
+    pub(super) next: Option<u32>,
     pub(super) kick: Kick,
     pub(super) enabled: bool,
     pub(super) error_event: Option<Event>,
@@ -82,6 +79,17 @@ impl Ring {
         }
     }
 }
+
+/// Where a ring goes on, in the form of `GET_VRING_BASE`. In a packed ring that is two places, and as none of its buffers
+/// is ever kept over a stop, both are the same.
+pub(super) fn base(next: u16, features: u64) -> u32 {
+    let next = u32::from(next);
+    if features & (1 << features::RING_PACKED) == 0 { next } else { next | next << 16 }
+}
+
+/// What a person reads of [`SetupError::Position`].
+const POSITION_LOST: &str =
+    "nobody knows where this packed ring stands any more; the guest's driver has to reset its device";
 
 /// Why a ring did not start.
 #[derive(Debug, thiserror::Error)]
@@ -132,20 +140,28 @@ impl Rings {
             return Ok(());
         }
         let (Some(memory), Some(setup)) = (&self.memory, ring.setup(self.features)) else { return Ok(()) };
-        let split = SplitRing::new(&setup, Arc::clone(memory), Arc::clone(&ring.shared))
-            .map_err(|source| StartError::Setup { index, source })?;
         let features = RingFeatures::new(self.features);
-        if index % 2 == 1 {
+        let direction = if index % 2 == 1 { Direction::Readable } else { Direction::Writable };
+        let made = match AnyRing::new(&setup, direction, Arc::clone(memory), Arc::clone(&ring.shared)) {
+            Err(source @ SetupError::Position) => {
+                // The session goes on, so that the driver can reset the device.
+                tracing::warn!(ring = index, "{source}");
+                ring.shared.set_broken(&PortError::Protocol(POSITION_LOST));
+                return Ok(());
+            }
+            other => other.map_err(|source| StartError::Setup { index, source })?,
+        };
+        if direction == Direction::Readable {
             let kick = match &ring.kick {
                 Kick::Event(event) => Some(Arc::clone(event)),
                 _ => None,
             };
-            let queue = RxRing::new(split, &features, kick, self.shared.on_broken())
+            let queue = made
+                .into_rx(&features, kick, self.shared.on_broken())
                 .map_err(|source| StartError::Event { index, source })?;
-            ring.running = Running::Receiving(self.host.attach(self.port, Box::new(queue)));
+            ring.running = Running::Receiving(self.host.attach(self.port, queue));
         } else {
-            let queue = TxRing::Split(TxQueue::new(split, &features));
-            self.shared.tx.put(index / 2, queue, features.to_driver);
+            self.shared.tx.put(index / 2, made.into_tx(&features), features.to_driver);
             ring.running = Running::Transmitting;
         }
         // The driver may have missed a call of the last run's.
@@ -167,7 +183,7 @@ impl Rings {
             Running::Receiving(id) => drop(self.host.detach(id)),
             Running::Transmitting => self.shared.tx.take(index / 2),
         }
-        ring.next = Some(ring.shared.next());
+        ring.next = Some(base(ring.shared.next(), self.features));
         tracing::debug!(ring = index, "ring stopped");
     }
 
@@ -247,6 +263,18 @@ impl Rings {
         if let Some(ring) = self.list.get_mut(index) {
             ring.shared.mend();
             ring.unmapped = false;
+        }
+    }
+
+    /// The same, and the front-end is told where the ring stands.
+    pub(super) fn hand_over(&mut self, index: usize) {
+        let shared = self.list.get(index).map(|ring| Arc::clone(&ring.shared));
+        if let Some(shared) = &shared {
+            shared.set_handed_over(true);
+        }
+        self.renew(index);
+        if let Some(shared) = &shared {
+            shared.set_handed_over(false);
         }
     }
 

@@ -1,9 +1,8 @@
 //! Chains of descriptors, whatever ring they are in: a descriptor's copy, and where the bytes are that it names.
 //!
 //! A descriptor has the same sixteen bytes' worth of meaning in both rings (virtio 1.2, 2.7.5 and 2.8.13); its
-//! last two fields are in another order, and each ring reads its own.
-//! What they point at is [`Buffers`]'s: every address that a guest names is
-//! checked there, against the memory table that the ring was started with.
+//! last two fields are in another order, and each ring reads its own. What
+//! they point at is [`Buffers`]'s: every address that a guest names is checked there, against the memory table that the ring was started with.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! What both directions ask of a virtqueue, whatever its layout.
 //!
 //! [`rx`](super::rx) and [`tx`](super::tx) are written once, for any [`Ring`]; there is one copy of their code
-//! for each layout ([`split`](super::split)), and a frame meets no choice between them. What
+//! for each of [`split`](super::split) and [`packed`](super::packed), and a frame meets no choice between them. What
 //! is here is called for each frame or each burst: implementations are `#[inline(always)]` where a frame's
 //! time depends on it.
 //!

@@ -22,7 +22,7 @@ use switch_core::verdict::BURST;
 use super::chain::{Buffers, DESCRIPTOR, Descriptor, Unaligned, read_halves};
 use super::copy::prefetch;
 use super::ring::Ring;
-use super::{RingFeatures, RingSetup, RingShared, SPLIT_SIZE_MAX, SetupError};
+use super::{RingFeatures, RingSetup, RingShared, SetupError};
 use crate::memory::GuestMemory;
 
 /// Available ring: the driver wants no call.
@@ -66,8 +66,9 @@ impl SplitRing {
         memory: Arc<GuestMemory>,
         shared: Arc<RingShared>,
     ) -> Result<Self, SetupError> {
-        if !setup.size.is_power_of_two() || setup.size > SPLIT_SIZE_MAX {
-            return Err(SetupError::Size(setup.size));
+        let features = RingFeatures::new(setup.features);
+        if let Some(error) = SetupError::of_size(setup.size, &features) {
+            return Err(error);
         }
         // At most 32,768.
         let size = setup.size as u16;
@@ -81,7 +82,6 @@ impl SplitRing {
         let descriptors = part("descriptor table", setup.layout.descriptors, 16 * n, 16)?;
         let available = part("available ring", setup.layout.available, 6 + 2 * n, 2)?;
         let used = part("used ring", setup.layout.used, 6 + 8 * n, 4)?;
-        let features = RingFeatures::new(setup.features);
         let mut ring = Self {
             descriptors,
             available,
@@ -101,7 +101,7 @@ impl SplitRing {
         // so the available index to go on from is the same number; a front-end that lost it (we were
         // killed) may tell another one, or none.
         ring.next = ring.used_idx().load(Ordering::Acquire);
-        if let Some(next) = setup.next.filter(|&next| next != ring.next) {
+        if let Some(next) = setup.next.filter(|&next| next != u32::from(ring.next)) {
             tracing::debug!(
                 told = next,
                 used = ring.next,

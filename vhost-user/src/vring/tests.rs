@@ -1,3 +1,7 @@
+mod packed;
+mod packed_driver;
+mod packed_model;
+
 use std::sync::Arc;
 
 use datapath::port::RxDrops;

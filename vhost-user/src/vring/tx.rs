@@ -17,6 +17,7 @@ use switch_core::virtio_net::{self, HEADER_LEN, LEGACY_HEADER_LEN};
 
 use super::chain::{PIECES_MAX, Piece, Walk};
 use super::copy::{prefetch_write, short};
+use super::packed::PackedRing;
 use super::ring::Ring;
 use super::split::SplitRing;
 use super::{RingFeatures, RingShared};
@@ -43,8 +44,13 @@ enum Refused {
 }
 
 /// A guest's receive queue, in whatever ring it is.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one for each ring, and a pointer more would cost each bucket"
+)]
 pub(crate) enum TxRing {
     Split(TxQueue<SplitRing>),
+    Packed(TxQueue<PackedRing>),
 }
 
 impl TxRing {
@@ -53,6 +59,7 @@ impl TxRing {
     pub(crate) fn transmit(&mut self, frames: &mut Bucket<'_>) -> Result<TxReport, PortError> {
         match self {
             Self::Split(queue) => queue.transmit(frames),
+            Self::Packed(queue) => queue.transmit(frames),
         }
     }
 
@@ -60,6 +67,7 @@ impl TxRing {
     pub(crate) fn shared(&self) -> &RingShared {
         match self {
             Self::Split(queue) => queue.ring.shared(),
+            Self::Packed(queue) => queue.ring.shared(),
         }
     }
 }
