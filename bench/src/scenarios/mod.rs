@@ -6,6 +6,7 @@ mod tap;
 mod v2t;
 mod v2v;
 mod v2v_chain;
+mod v2v_rings;
 mod vm;
 
 use anyhow::Result;
@@ -47,8 +48,16 @@ pub(crate) trait Benchmark {
 }
 
 /// All, in the order in which `all` runs them.
-pub(crate) const ALL: &[Entry] =
-    &[v2v::ENTRY, v2v_chain::ENTRY, tap::ENTRY, v2t::ENTRY, netdev::ENTRY, vm::ENTRY, flood::ENTRY];
+pub(crate) const ALL: &[Entry] = &[
+    v2v::ENTRY,
+    v2v_rings::ENTRY,
+    v2v_chain::ENTRY,
+    tap::ENTRY,
+    v2t::ENTRY,
+    netdev::ENTRY,
+    vm::ENTRY,
+    flood::ENTRY,
+];
 
 /// The names of peers beside ours.
 fn peer_names(all: &[VhostPeer]) -> Vec<&'static str> {
