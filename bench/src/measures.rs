@@ -67,6 +67,9 @@ pub(crate) const LOSS: Measure = Measure { name: "loss", unit: PART, better: Bet
 /// The highest rate at which nothing is lost.
 pub(crate) const LOSS_FREE: Measure =
     Measure { name: "rate without loss", unit: FRAMES, better: Better::More };
+/// The same in bits of frames.
+pub(crate) const LOSS_FREE_THROUGHPUT: Measure =
+    Measure { name: "throughput without loss", unit: BITS, better: Better::More };
 /// One-way latency: half of the frames are faster.
 pub(crate) const P50: Measure = Measure { name: "latency p50", unit: NANOSECONDS, better: Better::Less };
 /// One-way latency: 99 of 100 frames are faster.

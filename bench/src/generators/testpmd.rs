@@ -23,6 +23,9 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
     let (Frames::Fixed(length), [_, _]) = (load.frames, switch.sockets.as_slice()) else {
         bail!("testpmd has two ports and sends frames of one length");
     };
+    if switch.connects {
+        bail!("testpmd is not asked to listen here");
+    }
     let bit = u8::from;
     let rings = load.rings;
     let options = format!(

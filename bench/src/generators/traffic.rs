@@ -60,6 +60,9 @@ pub(crate) struct Options {
     /// How long is measured.
     #[arg(long)]
     seconds: u64,
+    /// The switch connects to the sockets.
+    #[arg(long)]
+    listen: bool,
 }
 
 pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured> {
@@ -69,6 +72,9 @@ pub(super) fn measure(switch: &VhostSwitch, load: &Load<'_>) -> Result<Measured>
     line = line.words(&format!("--rate {} --stations {}", load.rate, load.stations));
     line = line.words(&format!("--pattern {} --resting {}", load.pattern, load.resting));
     line = line.words(&format!("--seconds {}", load.seconds));
+    if switch.connects {
+        line = line.arg("--listen");
+    }
     for socket in &switch.sockets {
         line = line.arg(socket.display().to_string());
     }
@@ -90,7 +96,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let count = options.sockets.len();
     let connect = |(number, socket): (usize, &PathBuf)| {
         let rests = number >= count.saturating_sub(options.resting);
-        NetDevice::connect(socket, config(options, rests).mac_number(number as u32 + 1))
+        let config = config(options, rests).mac_number(number as u32 + 1);
+        if options.listen { NetDevice::listen(socket, config) } else { NetDevice::connect(socket, config) }
     };
     let devices = options.sockets.iter().enumerate().map(connect).collect::<frontend::Result<Vec<_>>>()?;
     let mut generator = traffic::Generator::new(devices, traffic(options))?;

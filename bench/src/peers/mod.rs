@@ -58,6 +58,8 @@ impl<'a> Setup<'a> {
 pub(crate) struct VhostSwitch {
     /// Where front-ends connect.
     pub(crate) sockets: Vec<PathBuf>,
+    /// Whether it is the other way round: front-ends listen there, and it connects.
+    pub(crate) connects: bool,
     /// How it was started.
     pub(crate) commands: Vec<String>,
     /// The one that forwards comes first. Dropped first to last.

@@ -96,17 +96,27 @@ fn dpdk(cpus: &[usize]) -> Vec<String> {
     ]
 }
 
-/// `dpdkvhostuser` ports (which listen), and a forwarding thread on each of the processors.
+/// Ports of vhost-user, and a forwarding thread on each of the processors. Ports that listen (`dpdkvhostuser`) never offer
+/// segmentation offload, whatever is set: for that they are such that connect.
 pub(super) fn vhost(setup: &Setup<'_>, decides: Decides) -> Result<VhostSwitch> {
     let mut settings = dpdk(&setup.cpus);
     if decides == Decides::NormalWithSegments {
         settings.push(TSO.to_string());
     }
+    let connects = decides == Decides::NormalWithSegments;
     let netns = Netns::new("ovs")?;
     let mut ovs = Ovs::start(setup.dir, &netns, &settings, None)?;
     let numbers: Vec<usize> = (0..setup.ports).collect();
     for numbers in numbers.chunks(AT_ONCE) {
-        let add = |n: &usize| format!("add-port br0 vhu{n} -- set Interface vhu{n} type=dpdkvhostuser");
+        let add = |n: &usize| {
+            let kind = if connects {
+                let path = setup.dir.join(format!("vhu{n}"));
+                format!("dpdkvhostuserclient options:vhost-server-path={}", path.display())
+            } else {
+                "dpdkvhostuser".to_string()
+            };
+            format!("add-port br0 vhu{n} -- set Interface vhu{n} type={kind}")
+        };
         ovs.vsctl(&numbers.iter().map(add).collect::<Vec<_>>().join(" -- "))?;
     }
     if decides == Decides::Flows {
@@ -116,7 +126,7 @@ pub(super) fn vhost(setup: &Setup<'_>, decides: Decides) -> Result<VhostSwitch> 
         }
     }
     let sockets = setup.sockets();
-    Ok(VhostSwitch { sockets, commands: ovs.commands, jobs: ovs.jobs, _netns: Some(netns) })
+    Ok(VhostSwitch { sockets, connects, commands: ovs.commands, jobs: ovs.jobs, _netns: Some(netns) })
 }
 
 /// Two `tap` ports, which the main thread forwards between: the daemon is pinned to `cpu`.

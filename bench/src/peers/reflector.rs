@@ -19,5 +19,5 @@ pub(super) fn start(setup: &Setup<'_>) -> Result<VhostSwitch> {
     let mut commands = Vec::new();
     let mut job = launch(&line, &setup.dir.join("reflector.log"), &mut commands)?;
     job.expect("sockets", LIMIT, |log| log.contains("ready").then_some(()))?;
-    Ok(VhostSwitch { sockets, commands, jobs: vec![job], _netns: None })
+    Ok(VhostSwitch { sockets, connects: false, commands, jobs: vec![job], _netns: None })
 }

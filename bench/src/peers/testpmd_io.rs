@@ -26,5 +26,5 @@ pub(super) fn start(setup: &Setup<'_>) -> Result<VhostSwitch> {
     job.expect("prompt", LIMIT, |log| log.contains("testpmd>").then_some(()))?;
     job.type_line("start")?;
     job.expect("forwarding", LIMIT, |log| log.contains("io packet forwarding").then_some(()))?;
-    Ok(VhostSwitch { sockets, commands, jobs: vec![job], _netns: None })
+    Ok(VhostSwitch { sockets, connects: false, commands, jobs: vec![job], _netns: None })
 }

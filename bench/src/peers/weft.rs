@@ -49,7 +49,13 @@ pub(super) fn vhost(setup: &Setup<'_>) -> Result<VhostSwitch> {
     for (number, socket) in sockets.iter().enumerate() {
         daemon.verb(&format!("port add br0 vhu{number} vhost-user:{}", socket.display()))?;
     }
-    Ok(VhostSwitch { sockets, commands: daemon.commands, jobs: vec![daemon.job], _netns: None })
+    Ok(VhostSwitch {
+        sockets,
+        connects: false,
+        commands: daemon.commands,
+        jobs: vec![daemon.job],
+        _netns: None,
+    })
 }
 
 /// Two taps on a bridge.

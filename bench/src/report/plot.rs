@@ -55,7 +55,10 @@ pub(crate) fn of(scenario: &Scenario) -> String {
 }
 
 fn entries(scenario: &Scenario) -> String {
-    format!("median, lowest and highest of {} rounds", scenario.pairs)
+    match scenario.pairs {
+        1 => "one round".to_string(),
+        pairs => format!("median, lowest and highest of {pairs} rounds"),
+    }
 }
 
 fn label(measure: &Measure) -> String {
@@ -75,8 +78,11 @@ struct Frame {
 
 /// The measures of a cell that have something to show, in rows of panels.
 fn panels(cell: &Cell) -> Vec<Vec<&Measure>> {
-    let shows =
-        |measure: &&Measure| cell.runs.iter().any(|runs| summary(runs, measure).is_some_and(|s| s.max > 0.0));
+    let shows = |measure: &&Measure| {
+        // A bar beside "0.0" would say what the number does not.
+        let zero = measure.unit.show(0.0);
+        cell.runs.iter().any(|runs| summary(runs, measure).is_some_and(|s| measure.unit.show(s.max) != zero))
+    };
     let measures: Vec<&Measure> = cell.measures.iter().filter(shows).collect();
     measures.chunks(COLUMNS).map(<[_]>::to_vec).collect()
 }

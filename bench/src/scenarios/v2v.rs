@@ -10,7 +10,7 @@ use crate::flags::{Choices, Flag};
 use crate::generators::{Frames, Generator, Load, RING_SIZE, Rate, Rings};
 use crate::guard::Hugepages;
 use crate::machine::{self, Program};
-use crate::measures::{LOSS, LOSS_FREE, Measure, P50, P99, RATE, THROUGHPUT};
+use crate::measures::{LOSS, LOSS_FREE, LOSS_FREE_THROUGHPUT, Measure, P50, P99, RATE, THROUGHPUT};
 use crate::peers::{Setup, VhostPeer};
 use crate::results::{Cell, Scenario};
 use crate::rounds::{Plan, Run, Turn, rounds};
@@ -227,6 +227,8 @@ impl V2v {
 
     fn measures(&self, case: &Case) -> Vec<Measure> {
         let own = case.generator == Generator::Traffic;
+        // Frames of several lengths, and very long ones, say little by their number.
+        let in_bits = matches!(case.load.frames, Frames::Mix | Frames::Segments);
         let mut measures = Vec::new();
         let offered = self.offered(case);
         if offered.contains(&Offered::Full) {
@@ -234,13 +236,12 @@ impl V2v {
             if own {
                 measures.push(LOSS);
             }
-            // Frames of several lengths say little by their number.
-            if matches!(case.load.frames, Frames::Mix | Frames::Segments) {
+            if in_bits {
                 measures.insert(0, THROUGHPUT);
             }
         }
         if offered.contains(&Offered::Lossless) {
-            measures.push(LOSS_FREE);
+            measures.push(if in_bits { LOSS_FREE_THROUGHPUT } else { LOSS_FREE });
         }
         if offered.contains(&Offered::Half) {
             measures.extend([P50, P99]);
@@ -268,8 +269,9 @@ impl V2v {
         let measured = match offered {
             Offered::Full => measured.only(&[RATE, THROUGHPUT, LOSS]),
             Offered::Lossless => {
-                let found = measured.get(&RATE).context("the generator has no rate")?;
-                measured.only(&[]).with(&LOSS_FREE, found)
+                let frames = measured.get(&RATE).context("the generator has no rate")?;
+                let bits = measured.get(&THROUGHPUT).context("the generator has no throughput")?;
+                measured.only(&[]).with(&LOSS_FREE, frames).with(&LOSS_FREE_THROUGHPUT, bits)
             }
             Offered::Half => measured.only(&[P50, P99]),
         };
