@@ -39,12 +39,14 @@ pub(crate) struct Setup<'a> {
     pub(crate) segments: bool,
     /// Whether the first port's frames are for all others: for a peer that knows no addresses.
     pub(crate) broadcast: bool,
+    /// Stations at all ports together, for the table's limit.
+    pub(crate) stations: u32,
 }
 
 impl<'a> Setup<'a> {
     /// Two ports and one forwarding thread.
     pub(crate) fn pair(dir: &'a Path, cpu: usize) -> Self {
-        Setup { dir, cpus: vec![cpu], ports: 2, segments: false, broadcast: false }
+        Setup { dir, cpus: vec![cpu], ports: 2, segments: false, broadcast: false, stations: 2 }
     }
 
     /// Where front-ends connect.

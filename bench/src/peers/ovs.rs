@@ -18,6 +18,9 @@ pub(crate) const VSWITCHD: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd
 const TSO: &str = "other_config:userspace-tso-enable=true";
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 
+/// Stations that a bridge's table takes unless it is told (`mac-table-size`, ovs-vswitchd.conf.db(5)).
+const STATIONS_DEFAULT: u32 = 8192;
+
 struct Ovs {
     jobs: Vec<Job>,
     database: String,
@@ -106,6 +109,9 @@ pub(super) fn vhost(setup: &Setup<'_>, decides: Decides) -> Result<VhostSwitch> 
     let connects = decides == Decides::NormalWithSegments;
     let netns = Netns::new("ovs")?;
     let mut ovs = Ovs::start(setup.dir, &netns, &settings, None)?;
+    if setup.stations > STATIONS_DEFAULT {
+        ovs.vsctl(&format!("set bridge br0 other-config:mac-table-size={}", setup.stations))?;
+    }
     let numbers: Vec<usize> = (0..setup.ports).collect();
     for numbers in numbers.chunks(AT_ONCE) {
         let add = |n: &usize| {

@@ -11,6 +11,9 @@ use super::{
 use crate::guard::{Job, Line, Netns};
 use crate::machine::built;
 
+/// Stations that a network's table takes unless it is told.
+const STATIONS_DEFAULT: u32 = 8192;
+
 struct Daemon {
     job: Job,
     binary: PathBuf,
@@ -45,6 +48,9 @@ impl Daemon {
 /// vhost-user ports on a bridge.
 pub(super) fn vhost(setup: &Setup<'_>) -> Result<VhostSwitch> {
     let mut daemon = Daemon::start(setup.dir, &setup.cpus, None)?;
+    if setup.stations > STATIONS_DEFAULT {
+        daemon.verb(&format!("net set br0 fdb-max={}", setup.stations))?;
+    }
     let sockets = setup.sockets();
     for (number, socket) in sockets.iter().enumerate() {
         daemon.verb(&format!("port add br0 vhu{number} vhost-user:{}", socket.display()))?;

@@ -2,6 +2,7 @@
 
 mod flood;
 mod netdev;
+mod scale_macs;
 mod tap;
 mod v2t;
 mod v2v;
@@ -57,6 +58,7 @@ pub(crate) const ALL: &[Entry] = &[
     netdev::ENTRY,
     vm::ENTRY,
     flood::ENTRY,
+    scale_macs::ENTRY,
 ];
 
 /// The names of peers beside ours.
