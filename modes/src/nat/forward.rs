@@ -12,10 +12,11 @@ use switch_core::ids::{MacAddr, PortId};
 use switch_core::ip::error::{is_group, is_host};
 use switch_core::ip::{ETHERTYPE_ARP, NotParsed, PROTO_ICMPV6, PROTO_UDP, Packet, Transport, set_macs};
 use switch_core::mode::Forwarder;
+use switch_core::napt::Way;
 use switch_core::time::Instant;
 use switch_core::verdict::{Verdict, Verdicts};
 
-use super::translate::{Translator, is_echo_request, opens};
+use super::translate::{Asked, Translator, is_echo_request, opens};
 use super::{INSIDE, OUTSIDE, Shared, Snapshot};
 use crate::bridge::BridgeForwarder;
 use crate::router::{Cache, Station};
@@ -27,6 +28,19 @@ pub(super) struct NatForwarder {
     router: Router,
     /// What the bridge says of one frame.
     verdict: Verdicts,
+    /// Frames of a burst that wait for the others to be read; kept for its memory.
+    waiting: Vec<Waiting>,
+}
+
+/// A frame that is to be translated, and for which nothing else is in the way.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// Which of the burst.
+    frame: usize,
+    packet: Packet,
+    asked: Asked,
+    /// The next hop of what goes out; nothing of what may come back in.
+    next: Option<MacAddr>,
 }
 
 /// What it routes by.
@@ -51,6 +65,13 @@ enum Routed {
     Drop(DropReason),
 }
 
+/// Why a frame is not translated with the others of its burst.
+enum NotNow {
+    /// The slow path is to see it.
+    Slow,
+    Drop(DropReason),
+}
+
 impl NatForwarder {
     pub(super) fn new(bridge: BridgeForwarder, shared: Arc<Shared>) -> Self {
         let router = Router {
@@ -60,7 +81,56 @@ impl NatForwarder {
             uplink_mac: shared.settings.uplink().map(|uplink| uplink.mac).unwrap_or_default(),
             shared,
         };
-        Self { bridge, router, verdict: Verdicts::default() }
+        Self { bridge, router, verdict: Verdicts::default(), waiting: Vec::new() }
+    }
+
+    /// Decides what is translated: all frames are read, then their sessions are looked for together, and each is
+    /// translated after that, in order.
+    fn decide_waiting(
+        &mut self,
+        now: Instant,
+        way: Way,
+        ports: (PortId, PortId),
+        heads: &mut [Head],
+        out: &mut Verdicts,
+    ) {
+        let verdicts = out.as_mut_slice();
+        let (ingress, gateway) = ports;
+        let router = &mut self.router;
+        router.translator.begin();
+        self.waiting.clear();
+        for (frame, (head, verdict)) in heads.iter().zip(&mut *verdicts).enumerate() {
+            let read = match way {
+                Way::In => router.read_uplink(head),
+                Way::Out => {
+                    let to_router = *verdict == Verdict::Unicast(gateway)
+                        && head.destination() == router.shared.settings.mac;
+                    if !to_router {
+                        continue;
+                    }
+                    router.read_segment(ingress, head)
+                }
+            };
+            match read {
+                Ok((packet, next)) => {
+                    let asked = router.translator.ask(way, &packet);
+                    self.waiting.push(Waiting { frame, packet, asked, next });
+                }
+                Err(NotNow::Slow) => *verdict = Verdict::Unicast(gateway),
+                Err(NotNow::Drop(reason)) => *verdict = Verdict::Drop(reason),
+            }
+        }
+        router.translator.look_ahead(way);
+        for i in 0..self.waiting.len() {
+            let Some(waiting) = self.waiting.get(i).copied() else { return };
+            let frame = waiting.frame;
+            let (Some(head), Some(verdict)) = (heads.get_mut(frame), verdicts.get_mut(frame)) else { return };
+            let routed = match way {
+                Way::Out => self.router.send_out(now, ingress, head, waiting),
+                Way::In => self.router.take_in(now, head, waiting),
+            };
+            *verdict = self.carry_out(now, ports, head, routed);
+        }
     }
 
     fn carry_out(
@@ -105,23 +175,14 @@ impl Forwarder for NatForwarder {
             return;
         };
         if router.snapshot.known.uplink == Some(ingress) {
-            for (head, verdict) in heads.iter_mut().zip(out.as_mut_slice()) {
-                let routed = self.router.take_uplink(now, head);
-                *verdict = self.carry_out(now, (ingress, gateway), head, routed);
-            }
+            self.decide_waiting(now, Way::In, (ingress, gateway), heads, out);
             return;
         }
         self.bridge.decide(now, ingress, heads, out);
         if ingress == gateway {
             return;
         }
-        for (head, verdict) in heads.iter_mut().zip(out.as_mut_slice()) {
-            if *verdict == Verdict::Unicast(gateway) && head.destination() == self.router.shared.settings.mac
-            {
-                let routed = self.router.take_segment(now, ingress, head);
-                *verdict = self.carry_out(now, (ingress, gateway), head, routed);
-            }
-        }
+        self.decide_waiting(now, Way::Out, (ingress, gateway), heads, out);
     }
 }
 
@@ -146,58 +207,64 @@ fn fits(head: &Head, packet: &Packet, mtu: usize) -> bool {
 }
 
 impl Router {
-    /// A frame from a guest to the router's MAC address.
+    /// Reads a frame from a guest to the router's MAC address, as far as nothing is to be changed.
     #[inline]
-    fn take_segment(&mut self, now: Instant, ingress: PortId, head: &mut Head) -> Routed {
-        let mut packet = match Packet::of_head(head) {
+    fn read_segment(&mut self, ingress: PortId, head: &Head) -> Result<(Packet, Option<MacAddr>), NotNow> {
+        let packet = match Packet::of_head(head) {
             Ok(packet) => packet,
-            Err(NotParsed::NotIp) => return Routed::Slow,
-            Err(NotParsed::Malformed) => return Routed::Drop(DropReason::BadIp),
+            Err(NotParsed::NotIp) => return Err(NotNow::Slow),
+            Err(NotParsed::Malformed) => return Err(NotNow::Drop(DropReason::BadIp)),
         };
         let (source, destination) = (packet.source(), packet.destination());
         let inside = &self.shared.inside;
         if inside.is_gateway(destination) || is_group(destination) || is_link_local6(destination) {
-            return Routed::Slow;
+            return Err(NotNow::Slow);
         }
         if !inside.is_guest(source) {
-            return Routed::Drop(DropReason::Rpf);
+            return Err(NotNow::Drop(DropReason::Rpf));
         }
         if !is_host(destination) {
-            return Routed::Drop(DropReason::NotRouted);
+            return Err(NotNow::Drop(DropReason::NotRouted));
         }
-        let Some(uplink) = self.snapshot.known.uplink else { return Routed::Slow };
+        let Some(uplink) = self.snapshot.known.uplink else { return Err(NotNow::Slow) };
         if is_special(&packet) || inside.contains(destination) {
-            return Routed::Slow;
+            return Err(NotNow::Slow);
         }
         if !self.neighbors.confirm(INSIDE, source, Station { mac: head.source(), port: ingress }) {
-            return Routed::Slow;
+            return Err(NotNow::Slow);
         }
         if self.translator.is_external(destination) {
-            return self.hairpin(now, ingress, &mut packet, head);
+            return if is_echo_request(&packet) { Err(NotNow::Slow) } else { Ok((packet, None)) };
         }
         let next_hop = self.snapshot.known.next_hop(destination);
-        let Some(next) = next_hop.and_then(|address| self.neighbors.get(OUTSIDE, address)) else {
-            return Routed::Slow;
-        };
+        let next = next_hop.and_then(|address| self.neighbors.get(OUTSIDE, address));
+        let next = next.ok_or(NotNow::Slow)?;
         if !fits(head, &packet, self.snapshot.known.mtu(uplink)) {
-            return Routed::Slow;
+            return Err(NotNow::Slow);
         }
-        if let Err(reason) = self.translator.outbound(now, ingress, &mut packet, head) {
+        Ok((packet, Some(next.mac)))
+    }
+
+    /// Translates a packet from a guest and sends it on its way.
+    #[inline]
+    fn send_out(&mut self, now: Instant, ingress: PortId, head: &mut Head, waiting: Waiting) -> Routed {
+        let Waiting { mut packet, asked, next, .. } = waiting;
+        let Some(next) = next else { return self.hairpin(now, ingress, &mut packet, head) };
+        let Some(uplink) = self.snapshot.known.uplink else { return Routed::Slow };
+        let done = self.translator.outbound_asked(now, ingress, &mut packet, head, Some(asked));
+        if let Err(reason) = done {
             return Routed::Drop(reason);
         }
         packet.decrement_hop_limit(head);
         if head.tag().is_some() {
             head.pop_tag();
         }
-        set_macs(head, next.mac, self.uplink_mac);
+        set_macs(head, next, self.uplink_mac);
         Routed::Out(uplink)
     }
 
     /// A packet to one of our outside addresses, from a guest.
     fn hairpin(&mut self, now: Instant, ingress: PortId, packet: &mut Packet, head: &mut Head) -> Routed {
-        if is_echo_request(packet) {
-            return Routed::Slow;
-        }
         let before = head.clone();
         match self.translator.outbound(now, ingress, packet, head) {
             Ok(_) => {}
@@ -218,36 +285,40 @@ impl Router {
         }
     }
 
-    /// A frame from the uplink.
+    /// Reads a frame from the uplink, as far as nothing is to be changed.
     #[inline]
-    fn take_uplink(&mut self, now: Instant, head: &mut Head) -> Routed {
-        const NOT_ROUTED: Routed = Routed::Drop(DropReason::NotRouted);
+    fn read_uplink(&mut self, head: &Head) -> Result<(Packet, Option<MacAddr>), NotNow> {
+        const NOT_ROUTED: NotNow = NotNow::Drop(DropReason::NotRouted);
         if head.vlan.is_some() {
-            return NOT_ROUTED;
+            return Err(NOT_ROUTED);
         }
         if head.ethertype() == ETHERTYPE_ARP {
-            return Routed::Slow;
+            return Err(NotNow::Slow);
         }
-        let mut packet = match Packet::of_head(head) {
-            Ok(packet) => packet,
-            Err(reason) => return Routed::Drop(reason.into()),
-        };
+        let packet = Packet::of_head(head).map_err(|reason| NotNow::Drop(reason.into()))?;
         if is_link_business(&packet) {
-            return Routed::Slow;
+            return Err(NotNow::Slow);
         }
         let (source, destination) = (packet.source(), packet.destination());
         if head.destination() != self.uplink_mac || !self.translator.is_external(destination) {
-            return NOT_ROUTED;
+            return Err(NOT_ROUTED);
         }
         if is_stranger(source, &self.shared, &mut self.translator) {
-            return Routed::Drop(DropReason::Rpf);
+            return Err(NotNow::Drop(DropReason::Rpf));
         }
         if is_special(&packet) || is_echo_request(&packet) {
-            return Routed::Slow;
+            return Err(NotNow::Slow);
         }
+        Ok((packet, None))
+    }
+
+    /// Translates a packet from the outside and sends it to its guest.
+    #[inline]
+    fn take_in(&mut self, now: Instant, head: &mut Head, waiting: Waiting) -> Routed {
+        let Waiting { mut packet, asked, .. } = waiting;
         let asks = opens(&packet);
         let before = packet;
-        if let Err(reason) = self.translator.inbound(now, &mut packet, head) {
+        if let Err(reason) = self.translator.inbound_asked(now, &mut packet, head, Some(asked)) {
             let unsolicited = matches!(reason, DropReason::NatNoMapping | DropReason::NatFiltered);
             return if unsolicited && asks { Routed::Slow } else { Routed::Drop(reason) };
         }

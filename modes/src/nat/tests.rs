@@ -4,6 +4,7 @@
 //! for their addresses by themselves. Every frame that is delivered has right checksums, or the test fails.
 
 mod address;
+mod bursts;
 mod errors;
 mod fragments;
 mod host;

@@ -6,7 +6,7 @@ use switch_core::checksum::Sum;
 use switch_core::drop::DropReason;
 use switch_core::ids::PortId;
 use switch_core::ip::{Addresses, FrameMut, PROTO_ICMPV6, Packet, Transport};
-use switch_core::napt::{Address, Endpoint, Flow, Protocol, TcpFlags, View};
+use switch_core::napt::{Address, Endpoint, Flow, Hint, Protocol, TcpFlags, View, Way};
 use switch_core::time::Instant;
 
 use super::Shared;
@@ -31,6 +31,46 @@ impl Rewritten {
 pub(super) struct Translator {
     v4: View<Ipv4Addr>,
     v6: View<Ipv6Addr>,
+    ahead4: Ahead<Ipv4Addr>,
+    ahead6: Ahead<Ipv6Addr>,
+}
+
+/// The packets of a burst that are about to be translated, of one version of IP; kept for its memory.
+#[derive(Debug)]
+struct Ahead<A> {
+    flows: Vec<Flow<A>>,
+    hints: Vec<Hint>,
+}
+
+impl<A> Default for Ahead<A> {
+    fn default() -> Self {
+        Self { flows: Vec::new(), hints: Vec::new() }
+    }
+}
+
+impl<A: Address> Ahead<A> {
+    fn clear(&mut self) {
+        self.flows.clear();
+        self.hints.clear();
+    }
+
+    fn push(&mut self, flow: Flow<A>) -> Asked {
+        self.flows.push(flow);
+        Asked(self.flows.len() - 1)
+    }
+
+    fn hint(&self, asked: Asked) -> Hint {
+        self.hints.get(asked.0).copied().unwrap_or_default()
+    }
+}
+
+/// Which of a burst's packets one is, of those of its version of IP.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked(usize);
+
+impl Asked {
+    /// None that was asked about.
+    pub(super) const NOT: Self = Self(usize::MAX);
 }
 
 /// A packet's protocol, the ports of source and destination, and the flags.
@@ -73,17 +113,33 @@ pub(super) fn opens(packet: &Packet) -> bool {
     matches!(packet.transport(), Transport::Tcp { flags, .. } if TcpFlags(flags.0).opens())
 }
 
+/// The flow of a packet from a guest.
+#[inline]
+fn flow_out<A: Address>((source, destination): (A, A), (protocol, from, to, flags): Ports) -> Flow<A> {
+    Flow { protocol, local: Endpoint::new(source, from), remote: Endpoint::new(destination, to), flags }
+}
+
+/// The flow of a packet from the outside.
+#[inline]
+fn flow_in<A: Address>((source, destination): (A, A), (protocol, from, to, flags): Ports) -> Flow<A> {
+    Flow { protocol, local: Endpoint::new(destination, to), remote: Endpoint::new(source, from), flags }
+}
+
 /// What one version of IP does; the frame is changed by the caller.
 fn out<A: Address>(
     view: &mut View<A>,
     now: Instant,
     port: PortId,
     (source, destination): (A, A),
-    (protocol, from, to, flags): Ports,
+    ports: Ports,
+    hint: Option<Hint>,
 ) -> Result<(Endpoint<A>, Option<Endpoint<A>>), DropReason> {
-    let remote = Endpoint::new(destination, to);
-    let flow = Flow { protocol, local: Endpoint::new(source, from), remote, flags };
-    let outside = view.outbound_from(now, Some(port), &flow)?;
+    let flow = flow_out((source, destination), ports);
+    let Flow { protocol, remote, flags, .. } = flow;
+    let outside = match hint {
+        Some(hint) => view.outbound_ahead(now, Some(port), &flow, hint)?,
+        None => view.outbound_from(now, Some(port), &flow)?,
+    };
     if !view.is_external(destination) {
         return Ok((outside, None));
     }
@@ -94,7 +150,44 @@ fn out<A: Address>(
 
 impl Translator {
     pub(super) fn new(shared: &Shared) -> Self {
-        Self { v4: View::new(shared.v4.clone()), v6: View::new(shared.v6.clone()) }
+        Self {
+            v4: View::new(shared.v4.clone()),
+            v6: View::new(shared.v6.clone()),
+            ahead4: Ahead::default(),
+            ahead6: Ahead::default(),
+        }
+    }
+
+    /// Begins a burst: no packet was asked about.
+    pub(super) fn begin(&mut self) {
+        self.ahead4.clear();
+        self.ahead6.clear();
+    }
+
+    /// Says that a packet of the burst is to be translated, for [`Translator::look_ahead`].
+    #[inline]
+    pub(super) fn ask(&mut self, way: Way, packet: &Packet) -> Asked {
+        let Ok(ports) = ports(packet, way == Way::Out) else { return Asked::NOT };
+        match (packet.addresses(), way) {
+            (Addresses::V4 { source, destination }, Way::Out) => {
+                self.ahead4.push(flow_out((source, destination), ports))
+            }
+            (Addresses::V4 { source, destination }, Way::In) => {
+                self.ahead4.push(flow_in((source, destination), ports))
+            }
+            (Addresses::V6 { source, destination }, Way::Out) => {
+                self.ahead6.push(flow_out((source, destination), ports))
+            }
+            (Addresses::V6 { source, destination }, Way::In) => {
+                self.ahead6.push(flow_in((source, destination), ports))
+            }
+        }
+    }
+
+    /// Looks for the sessions of all packets that were asked about together. It only makes their translation quick.
+    pub(super) fn look_ahead(&mut self, way: Way) {
+        self.v4.look_ahead(way, &self.ahead4.flows, &mut self.ahead4.hints);
+        self.v6.look_ahead(way, &self.ahead6.flows, &mut self.ahead6.hints);
     }
 
     /// True if the address is one of ours outside.
@@ -119,15 +212,37 @@ impl Translator {
         packet: &mut Packet,
         frame: &mut F,
     ) -> Result<Rewritten, DropReason> {
+        self.outbound_asked(now, port, packet, frame, None)
+    }
+
+    /// The same of a packet that was asked about, or was to be.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub(super) fn outbound_asked<F: FrameMut + ?Sized>(
+        &mut self,
+        now: Instant,
+        port: PortId,
+        packet: &mut Packet,
+        frame: &mut F,
+        asked: Option<Asked>,
+    ) -> Result<Rewritten, DropReason> {
         let ports = ports(packet, true)?;
         let icmp = ports.0 == Protocol::Icmp;
         let (source, destination) = match packet.addresses() {
             Addresses::V4 { source, destination } => {
-                let (from, to) = out(&mut self.v4, now, port, (source, destination), ports)?;
+                let (from, to) = {
+                    let hint = asked.map(|asked| self.ahead4.hint(asked));
+                    out(&mut self.v4, now, port, (source, destination), ports, hint)?
+                };
                 (end(from), to.map(end))
             }
             Addresses::V6 { source, destination } => {
-                let (from, to) = out(&mut self.v6, now, port, (source, destination), ports)?;
+                let (from, to) = {
+                    let hint = asked.map(|asked| self.ahead6.hint(asked));
+                    out(&mut self.v6, now, port, (source, destination), ports, hint)?
+                };
                 (end(from), to.map(end))
             }
         };
@@ -150,15 +265,36 @@ impl Translator {
         packet: &mut Packet,
         frame: &mut F,
     ) -> Result<Rewritten, DropReason> {
-        let (protocol, from, to, flags) = ports(packet, false)?;
+        self.inbound_asked(now, packet, frame, None)
+    }
+
+    /// The same of a packet that was asked about, or was to be.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub(super) fn inbound_asked<F: FrameMut + ?Sized>(
+        &mut self,
+        now: Instant,
+        packet: &mut Packet,
+        frame: &mut F,
+        asked: Option<Asked>,
+    ) -> Result<Rewritten, DropReason> {
+        let ports = ports(packet, false)?;
         let (address, port) = match packet.addresses() {
             Addresses::V4 { source, destination } => {
-                let (local, remote) = (Endpoint::new(destination, to), Endpoint::new(source, from));
-                end(self.v4.inbound(now, &Flow { protocol, local, remote, flags })?)
+                let flow = flow_in((source, destination), ports);
+                end(match asked {
+                    Some(asked) => self.v4.inbound_ahead(now, &flow, self.ahead4.hint(asked))?,
+                    None => self.v4.inbound(now, &flow)?,
+                })
             }
             Addresses::V6 { source, destination } => {
-                let (local, remote) = (Endpoint::new(destination, to), Endpoint::new(source, from));
-                end(self.v6.inbound(now, &Flow { protocol, local, remote, flags })?)
+                let flow = flow_in((source, destination), ports);
+                end(match asked {
+                    Some(asked) => self.v6.inbound_ahead(now, &flow, self.ahead6.hint(asked))?,
+                    None => self.v6.inbound(now, &flow)?,
+                })
             }
         };
         match packet.set_destination(frame, address, Some(port)) {

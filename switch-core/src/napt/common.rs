@@ -1,12 +1,14 @@
-//! What all shards of a translator share: its settings, its hash, epochs, counts.
+//! What all shards of a translator share: its settings, its hash, its sessions, counts.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use super::access::Protocol;
 use super::flow::Address;
 use super::hosts::{Hosts, take};
 use super::random::{KeyedHash, Secret};
+use super::session::Session;
+use super::slab::Slab;
 use super::tcp::State;
 use super::time::ticks;
 
@@ -82,7 +84,7 @@ pub(super) struct Times {
 
 impl Times {
     fn new(settings: &Settings) -> Self {
-        // A packet that a worker's cache decides is not told to the tables: what it begins is told late by this.
+        // A packet that finds its session without the lock tells late by this that it was there.
         let at_least = |timeout: Duration, least: u64| {
             ticks(timeout.max(Duration::from_secs(least)).saturating_add(FRESH))
         };
@@ -106,38 +108,19 @@ impl Times {
     }
 }
 
-/// How long a worker's cache answers before it asks, and so tells, the tables again.
+/// How often it is noted that a session is in use. Each worker that did so would take the session's line from others.
 pub(super) const FRESH: Duration = Duration::from_secs(1);
-
-const EPOCH_BITS: u32 = 12;
-
-/// Tells workers' caches which answers may be no longer true: each flow has one of 4,096 epochs, by its hash.
-#[derive(Debug)]
-pub(super) struct Epochs(Box<[AtomicU32; 1 << EPOCH_BITS]>);
-
-impl Epochs {
-    /// The epoch of the flows with this hash.
-    #[inline]
-    pub(super) fn current(&self, hash: u64) -> u32 {
-        // Acquire pairs with the Release of `advance`: who sees the epoch of a change sees the change.
-        self.0[(hash >> (64 - EPOCH_BITS)) as usize].load(Ordering::Acquire)
-    }
-
-    /// A session was changed or removed. Its shard is locked.
-    pub(super) fn advance(&self, hash: u64) {
-        self.0[(hash >> (64 - EPOCH_BITS)) as usize].fetch_add(1, Ordering::Release);
-    }
-}
 
 /// What shards share. Nothing here takes a shard's lock.
 #[derive(Debug)]
-pub(super) struct Common<A> {
+pub(super) struct Common<A: Address> {
     pub(super) settings: Settings,
     pub(super) times: Times,
     pub(super) hash: KeyedHash,
     pub(super) secret: Secret,
-    pub(super) epochs: Epochs,
     pub(super) hosts: Hosts<A>,
+    /// The sessions of all shards, and places for more.
+    pub(super) places: Slab<Session<A>>,
     /// Sessions in the tables: those that ended are there until they are taken off the wheel.
     pub(super) sessions: AtomicU32,
 }
@@ -150,10 +133,16 @@ impl<A: Address> Common<A> {
             times: Times::new(&settings),
             hash: KeyedHash::new(secret.derive(1)),
             secret: secret.derive(2),
-            epochs: Epochs(Box::new([const { AtomicU32::new(0) }; 1 << EPOCH_BITS])),
             hosts: Hosts::new(secret.derive(3)),
+            places: Slab::new(),
             sessions: AtomicU32::new(0),
         }
+    }
+
+    /// A session, by its place.
+    #[inline]
+    pub(super) fn session(&self, place: u32) -> &Session<A> {
+        &self.places[place]
     }
 
     /// Counts one more session, unless there are as many as may be.

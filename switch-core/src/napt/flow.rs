@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::access::Protocol;
 use super::random::KeyedHash;
@@ -17,6 +18,18 @@ pub trait Address: Copy + Debug + Eq + Hash + Ord + Send + Sync + 'static {
 
     /// The address of any version.
     fn to_ip(self) -> IpAddr;
+
+    /// A place for an address that is read while somebody writes it, in parts.
+    #[doc(hidden)]
+    type Cell: Debug + Default + Send + Sync;
+
+    /// What is in a place.
+    #[doc(hidden)]
+    fn load(cell: &Self::Cell) -> Self;
+
+    /// Writes to a place.
+    #[doc(hidden)]
+    fn store(cell: &Self::Cell, address: Self);
 
     /// Mixes two addresses.
     #[doc(hidden)]
@@ -37,6 +50,18 @@ impl Address for Ipv4Addr {
         self.into()
     }
 
+    type Cell = AtomicU32;
+
+    #[inline]
+    fn load(cell: &AtomicU32) -> Self {
+        Self::from_bits(cell.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn store(cell: &AtomicU32, address: Self) {
+        cell.store(address.to_bits(), Ordering::Relaxed);
+    }
+
     #[inline]
     fn mix(_: &KeyedHash, a: Self, b: Self) -> u64 {
         u64::from(a.to_bits()) << 32 | u64::from(b.to_bits())
@@ -55,6 +80,21 @@ impl Address for Ipv6Addr {
 
     fn to_ip(self) -> IpAddr {
         self.into()
+    }
+
+    type Cell = [AtomicU64; 2];
+
+    #[inline]
+    fn load([high, low]: &[AtomicU64; 2]) -> Self {
+        let (high, low) = (high.load(Ordering::Relaxed), low.load(Ordering::Relaxed));
+        Self::from_bits(u128::from(high) << 64 | u128::from(low))
+    }
+
+    #[inline]
+    fn store([high, low]: &[AtomicU64; 2], address: Self) {
+        let bits = address.to_bits();
+        high.store((bits >> 64) as u64, Ordering::Relaxed);
+        low.store(bits as u64, Ordering::Relaxed);
     }
 
     #[inline]

@@ -30,7 +30,7 @@ pub(super) struct Account {
 
 /// An inside host.
 #[derive(Debug)]
-pub(super) struct Host<A> {
+pub(super) struct Host<A: Address> {
     pub(super) address: A,
     sessions: AtomicU32,
     /// Of these, sessions that came from the outside.
@@ -42,7 +42,7 @@ pub(super) struct Host<A> {
     account: Option<Arc<Account>>,
 }
 
-impl<A> Drop for Host<A> {
+impl<A: Address> Drop for Host<A> {
     fn drop(&mut self) {
         if let Some(account) = &self.account {
             account.addresses.fetch_sub(1, Ordering::Relaxed);
@@ -77,18 +77,18 @@ impl<A: Address> Host<A> {
 
 /// Who is charged: an inside host, and the account of the port whose packet it was, if it was a port's.
 #[derive(Debug)]
-pub(super) struct Payer<A> {
+pub(super) struct Payer<A: Address> {
     pub(super) host: Arc<Host<A>>,
     pub(super) account: Option<Arc<Account>>,
 }
 
-impl<A> Clone for Payer<A> {
+impl<A: Address> Clone for Payer<A> {
     fn clone(&self) -> Self {
         Self { host: Arc::clone(&self.host), account: self.account.clone() }
     }
 }
 
-impl<A> Payer<A> {
+impl<A: Address> Payer<A> {
     /// Counts one more session, unless host or account have `limit`; those of a host that are from the outside may
     /// be half of it.
     pub(super) fn take_session(&self, from_outside: bool, limit: u32) -> bool {
@@ -151,7 +151,7 @@ const SHARDS: usize = 16;
 /// The hosts. Their locks are taken last: while one is held, no other lock of the translator is taken, but a host's
 /// own.
 #[derive(Debug)]
-pub(super) struct Hosts<A> {
+pub(super) struct Hosts<A: Address> {
     shards: [Mutex<HashTable<Arc<Host<A>>>>; SHARDS],
     accounts: Mutex<HashMap<PortId, Arc<Account>>>,
     hash: KeyedHash,

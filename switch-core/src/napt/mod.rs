@@ -17,8 +17,9 @@
 //!   end in the inbound one.
 //!
 //! # Threads
-//! All workers share one [`Napt`] and have a [`View`] each, with a cache of answers. The tables are in 64 shards,
-//! each behind a mutex that is held for one packet. Locks are taken in this order: a shard; then one of the hosts'
+//! All workers share one [`Napt`] and have a [`View`] each. The tables are in 64 shards, each behind a mutex that is
+//! held for one packet. A packet that finds its session, and changes nothing of it but its times, takes no lock (see
+//! `session`): that is what packets of a burst do together. Locks are taken in this order: a shard; then one of the hosts'
 //! or of an outside address' ports. Outside addresses and forwards are an immutable `Outside` behind an epoch; a
 //! change takes effect, then what it contradicts is removed shard by shard, and a worker that makes a mapping
 //! compares the epoch while it has the shard. So a completed change holds for every packet after it.
@@ -26,15 +27,18 @@
 //! - [`access`]: what an operator sees and changes. [`fragments`]: fragments of packets that were translated.
 
 pub mod access;
-mod cache;
+mod ahead;
 mod common;
 pub mod flow;
 mod forwards;
 pub mod fragments;
 mod hosts;
+mod index;
 mod ports;
 mod random;
+mod session;
 mod shard;
+mod slab;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -45,6 +49,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub use access::{Forward, ForwardError, NatAccess, NatSession, Protocol};
+pub use ahead::{Hint, Way};
 pub use common::{Filtering, Settings};
 pub use flow::{Address, Endpoint, Flow, TcpFlags};
 pub use forwards::FORWARDS_MAX;
@@ -55,14 +60,13 @@ pub use view::View;
 use crate::time::Instant;
 use common::Common;
 use forwards::{Entry, Forwards};
+use index::Index;
 use ports::{External, MAPPINGS_MAX};
 use shard::{Mapping, Shard};
 use time::{Tick, ticks};
 
 const SHARD_BITS: u32 = 6;
 const SHARDS: usize = 1 << SHARD_BITS;
-/// Sessions that the control plane looks at before it lets the workers have a shard again.
-const CHUNK: usize = 1024;
 /// Outside addresses, at most.
 pub const EXTERNALS_MAX: usize = 256;
 /// Outside addresses that were taken back and are remembered for the ports that rest on them, at most.
@@ -70,7 +74,7 @@ const RETIRED_MAX: usize = 16;
 
 /// What a translator is to the outside. Never changed, only replaced.
 #[derive(Clone, Debug)]
-struct Outside<A> {
+struct Outside<A: Address> {
     externals: Vec<Arc<External<A>>>,
     /// Addresses that were ours.
     retired: Vec<Arc<External<A>>>,
@@ -94,9 +98,11 @@ impl<A: Address> Outside<A> {
 
 /// A translator for one version of IP. See the module's text.
 #[derive(Debug)]
-pub struct Napt<A> {
+pub struct Napt<A: Address> {
     common: Common<A>,
     shards: Box<[Mutex<Shard<A>>]>,
+    /// Of each shard, what workers find sessions by.
+    indexes: Box<[Arc<Index>]>,
     outside: Mutex<Arc<Outside<A>>>,
     /// Of `outside`.
     epoch: AtomicU32,
@@ -109,9 +115,11 @@ impl<A: Address> Napt<A> {
     /// A translator that has no outside address yet: until it has one, nothing goes out.
     pub fn new(settings: Settings) -> Self {
         let outside = Outside { externals: Vec::new(), retired: Vec::new(), forwards: Forwards::new() };
+        let shards: Vec<_> = (0..SHARDS).map(|_| Shard::new()).collect();
         Self {
             common: Common::new(settings),
-            shards: (0..SHARDS).map(|_| Mutex::new(Shard::new())).collect(),
+            indexes: shards.iter().map(Shard::index).collect(),
+            shards: shards.into_iter().map(Mutex::new).collect(),
             outside: Mutex::new(Arc::new(outside)),
             epoch: AtomicU32::new(0),
             next: AtomicUsize::new(0),
@@ -234,16 +242,10 @@ impl<A: Address> Napt<A> {
         self.common.sessions.load(Ordering::Relaxed) as usize
     }
 
-    /// Sessions, at most `limit`, in no order.
+    /// Sessions, at most `limit`, in no order. No worker waits meanwhile.
     pub fn sessions(&self, now: Instant, limit: usize) -> Vec<NatSession> {
-        let mut list = Vec::new();
-        for i in 0..SHARDS {
-            let mut next = Some(0);
-            while let Some(from) = next {
-                next = self.shard(i).list(Tick::of(now), from, CHUNK, limit, &mut list);
-            }
-        }
-        list
+        let now = Tick::of(now);
+        self.common.places.iter().filter_map(|session| session.report(now)).take(limit).collect()
     }
 
     /// Bytes that the tables hold.
@@ -253,6 +255,7 @@ impl<A: Address> Napt<A> {
         (0..SHARDS).map(|i| self.shard(i).memory()).sum::<usize>()
             + externals.map(|external| external.memory()).sum::<usize>()
             + self.common.hosts.memory()
+            + self.common.places.memory()
             + size_of::<Self>()
     }
 

@@ -7,15 +7,15 @@
 //! - A port that was freed rests before it is given out again (RFC 6888, REQ-8), and counts as its last holder's
 //!   until then: a guest that opens and drops mappings in haste uses up its own share.
 //!
-//! Who has a port is an atomic word for each, read without a lock for each packet from the outside. It is a hint:
-//! the mapping that it names is compared with the port under the lock of the mapping's shard.
+//! Who has a port is in atomic words for each, read without a lock for each packet from the outside. It is a hint:
+//! the session that it leads to, or the mapping under the lock of its shard, is compared with the port.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::access::Protocol;
-use super::flow::Address;
+use super::flow::{Address, Endpoint};
 use super::hosts::Payer;
 use super::random::{Random, Secret};
 use super::time::Tick;
@@ -34,6 +34,21 @@ pub(super) struct MappingRef {
     pub(super) slot: u32,
 }
 
+/// Who has a port: where its mapping is, or zero; and the inside endpoint, or what it was.
+#[derive(Debug)]
+struct Holder<A: Address> {
+    mapping: AtomicU32,
+    address: A::Cell,
+    port: AtomicU16,
+}
+
+impl<A: Address> Default for Holder<A> {
+    /// Nobody.
+    fn default() -> Self {
+        Self { mapping: AtomicU32::new(0), address: A::Cell::default(), port: AtomicU16::new(0) }
+    }
+}
+
 /// Bits of a slot in a word of the port table.
 const SLOT_BITS: u32 = 26;
 /// Mappings of a shard, at most: a slot and one more fit their bits.
@@ -41,7 +56,7 @@ pub(super) const MAPPINGS_MAX: usize = (1 << SLOT_BITS) - 1;
 
 /// An outside address.
 #[derive(Debug)]
-pub(super) struct External<A> {
+pub(super) struct External<A: Address> {
     pub(super) address: A,
     /// Inside hosts that are paired with it.
     pub(super) hosts: AtomicU32,
@@ -50,15 +65,15 @@ pub(super) struct External<A> {
     rest: u32,
 }
 
-/// The ports of one protocol. Made when the first is used: half a megabyte.
+/// The ports of one protocol. Made when the first is used: almost a megabyte for IPv4.
 #[derive(Debug)]
-struct Ports<A> {
-    holders: Box<[AtomicU32]>,
+struct Ports<A: Address> {
+    holders: Box<[Holder<A>]>,
     pool: Mutex<Pool<A>>,
 }
 
 #[derive(Debug)]
-struct Pool<A> {
+struct Pool<A: Address> {
     /// Given out, or resting.
     taken: Box<[u64; WORDS]>,
     /// Never given out: below [`FIRST_PORT`], or forwarded.
@@ -68,7 +83,7 @@ struct Pool<A> {
 }
 
 #[derive(Debug)]
-struct Resting<A> {
+struct Resting<A: Address> {
     until: Tick,
     port: u16,
     holder: Payer<A>,
@@ -83,20 +98,24 @@ impl<A: Address> External<A> {
         self.protocols[protocol as usize].get_or_init(|| Ports::new(protocol, self.secret))
     }
 
-    /// Whose a port may be.
+    /// Whose a port may be, and which inside endpoint it may stand for.
     #[inline]
-    pub(super) fn holder(&self, protocol: Protocol, port: u16) -> Option<MappingRef> {
+    pub(super) fn holder(&self, protocol: Protocol, port: u16) -> Option<(MappingRef, Endpoint<A>)> {
         let ports = self.protocols[protocol as usize].get()?;
-        let word = ports.holders.get(usize::from(port))?.load(Ordering::Acquire);
+        let holder = ports.holders.get(usize::from(port))?;
+        let word = holder.mapping.load(Ordering::Acquire);
         let slot = (word & ((1 << SLOT_BITS) - 1)).checked_sub(1)?;
-        Some(MappingRef { shard: (word >> SLOT_BITS) as usize, slot })
+        let inside = Endpoint::new(A::load(&holder.address), holder.port.load(Ordering::Relaxed));
+        Some((MappingRef { shard: (word >> SLOT_BITS) as usize, slot }, inside))
     }
 
     /// Says whose a port is that [`External::take`] gave.
-    pub(super) fn hold(&self, protocol: Protocol, port: u16, mapping: MappingRef) {
+    pub(super) fn hold(&self, protocol: Protocol, port: u16, mapping: MappingRef, inside: Endpoint<A>) {
         let word = (mapping.shard as u32) << SLOT_BITS | (mapping.slot + 1);
         if let Some(holder) = self.ports(protocol).holders.get(usize::from(port)) {
-            holder.store(word, Ordering::Release);
+            A::store(&holder.address, inside.address);
+            holder.port.store(inside.port, Ordering::Relaxed);
+            holder.mapping.store(word, Ordering::Release);
         }
     }
 
@@ -118,7 +137,7 @@ impl<A: Address> External<A> {
     pub(super) fn free(&self, now: Tick, protocol: Protocol, port: u16, holder: Payer<A>) {
         let ports = self.ports(protocol);
         if let Some(place) = ports.holders.get(usize::from(port)) {
-            place.store(0, Ordering::Release);
+            place.mapping.store(0, Ordering::Release);
         }
         let until = now.after(self.rest);
         ports.lock().resting.push_back(Resting { until, port, holder });
@@ -148,7 +167,7 @@ impl<A: Address> External<A> {
     pub(super) fn memory(&self) -> usize {
         let ports = |ports: &Ports<A>| {
             let resting = ports.lock().resting.capacity() * size_of::<Resting<A>>();
-            PORTS * size_of::<AtomicU32>() + 2 * WORDS * size_of::<u64>() + resting
+            PORTS * size_of::<Holder<A>>() + 2 * WORDS * size_of::<u64>() + resting
         };
         self.protocols.iter().filter_map(OnceLock::get).map(ports).sum::<usize>() + size_of::<Self>()
     }
@@ -161,7 +180,7 @@ impl<A: Address> Ports<A> {
             reserved[..usize::from(FIRST_PORT) / 64].fill(u64::MAX);
         }
         Self {
-            holders: (0..PORTS).map(|_| AtomicU32::new(0)).collect(),
+            holders: (0..PORTS).map(|_| Holder::default()).collect(),
             pool: Mutex::new(Pool {
                 taken: Box::new([0; WORDS]),
                 reserved,

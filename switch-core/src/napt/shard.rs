@@ -3,37 +3,40 @@
 //! A mapping and all of its sessions are in one shard, decided by the inside endpoint: each packet, in either
 //! direction, takes one shard's lock.
 //!
-//! - **Sessions** are in a slab; a hash table of slot numbers finds them. The table keeps 32 bits of each hash, so
-//!   that a search touches no session but the one found, and growth touches none.
-//! - **Mappings** likewise, found by their inside endpoint, or by the outside port's holder. A mapping is there
-//!   while it has sessions.
+//! - **Sessions** are in a slab that all shards share; an `index` of their places finds them. It keeps 32 bits of each
+//!   hash, so that a search touches no session but the one found, and growth touches none. Workers read both without
+//!   the shard's lock (see `session`, `index`); nothing is changed without it but a session's times.
+//! - **Mappings** are in a slab of the shard's own, found by their inside endpoint, or by the outside port's holder. A
+//!   mapping is there while it has sessions.
 //! - **Peers** count the sessions of a mapping with one remote address, for filtering by address.
 //! - **The wheel** has a list of sessions for each second to come. A session is moved on it only when its turn
 //!   comes and it has lived on, or when its end comes nearer.
 //!
 //! A session that has ended is absent from every answer at once; [`Shard::advance`] is only what makes room.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use hashbrown::HashTable;
 
-use super::access::{NatSession, Protocol};
+use super::access::Protocol;
 use super::common::Common;
 use super::flow::{Address, Endpoint, Key, TcpFlags, hash_inside};
 use super::hosts::Payer;
+use super::index::{Index, Writer};
 use super::ports::External;
+use super::session::{NONE, OnWheel};
+use super::slab::RUN;
 use super::tcp::{Direction, State};
 use super::time::Tick;
 
-/// No slot.
-const NONE: u32 = u32::MAX;
 /// Turns of the wheel ahead: 36 minutes.
 const SLOTS: u32 = 2048;
 /// Ticks of a turn: about a second.
 const TURN_BITS: u32 = 4;
 
-/// A slot and a part of the hash that leads to it.
+/// A mapping's slot and a part of the hash that leads to it.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     slot: u32,
@@ -46,69 +49,9 @@ fn spread(tag: u32) -> u64 {
     u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// A session. 48 bytes for IPv4, 84 for IPv6.
-#[derive(Debug)]
-pub(super) struct Session<A> {
-    inside: A,
-    remote: A,
-    outside: A,
-    inside_port: u16,
-    remote_port: u16,
-    outside_port: u16,
-    protocol: Protocol,
-    pub(super) state: State,
-    /// The first packet came from the outside.
-    from_outside: bool,
-    /// [`NONE`] in a slot that is not in use.
-    pub(super) mapping: u32,
-    /// In this tick and after it the session is no more.
-    pub(super) deadline: Tick,
-    /// The last packet that was told.
-    last: Tick,
-    /// The turn of the wheel that it is on.
-    turn: u32,
-    next: u32,
-    prev: u32,
-}
-
-impl<A: Address> Session<A> {
-    #[inline]
-    fn is(&self, key: &Key<A>) -> bool {
-        self.inside == key.local.address
-            && self.remote == key.remote.address
-            && self.inside_port == key.local.port
-            && self.remote_port == key.remote.port
-            && self.protocol == key.protocol
-    }
-
-    fn key(&self) -> Key<A> {
-        Key {
-            protocol: self.protocol,
-            local: Endpoint::new(self.inside, self.inside_port),
-            remote: Endpoint::new(self.remote, self.remote_port),
-        }
-    }
-
-    #[inline]
-    pub(super) fn outside(&self) -> Endpoint<A> {
-        Endpoint::new(self.outside, self.outside_port)
-    }
-
-    /// True if a packet without flags changes nothing but its times.
-    #[inline]
-    pub(super) fn is_settled(&self) -> bool {
-        matches!(self.state, State::Active | State::Established)
-    }
-
-    #[inline]
-    pub(super) fn is_alive(&self, now: Tick) -> bool {
-        now < self.deadline
-    }
-}
-
 /// What an inside endpoint is translated to.
 #[derive(Debug)]
-pub(super) struct Mapping<A> {
+pub(super) struct Mapping<A: Address> {
     pub(super) protocol: Protocol,
     pub(super) inside: Endpoint<A>,
     pub(super) outside: Endpoint<A>,
@@ -141,7 +84,7 @@ impl<A: Address> Mapping<A> {
 }
 
 #[derive(Debug)]
-struct Holds<A> {
+struct Holds<A: Address> {
     payer: Payer<A>,
     external: Arc<External<A>>,
 }
@@ -156,13 +99,12 @@ struct Peer<A> {
 
 /// A part of the tables. See the module's text.
 #[derive(Debug)]
-pub(super) struct Shard<A> {
-    sessions: Vec<Session<A>>,
-    by_flow: HashTable<Place>,
+pub(super) struct Shard<A: Address> {
+    by_flow: Writer,
+    /// Sessions' places that are free: a list of those that were used, and what is left of a run.
     free_session: u32,
+    fresh: Range<u32>,
     mappings: Vec<Mapping<A>>,
-    /// Of each slot of `mappings`, the inside endpoint, close together: all that most inbound packets need of it.
-    insides: Vec<Endpoint<A>>,
     by_inside: HashTable<Place>,
     free_mapping: u32,
     peers: HashTable<Peer<A>>,
@@ -174,11 +116,10 @@ pub(super) struct Shard<A> {
 impl<A: Address> Shard<A> {
     pub(super) fn new() -> Self {
         Self {
-            sessions: Vec::new(),
-            by_flow: HashTable::new(),
+            by_flow: Writer::new(),
             free_session: NONE,
+            fresh: 0..0,
             mappings: Vec::new(),
-            insides: Vec::new(),
             by_inside: HashTable::new(),
             free_mapping: NONE,
             peers: HashTable::new(),
@@ -187,23 +128,16 @@ impl<A: Address> Shard<A> {
         }
     }
 
+    /// What workers find sessions by.
+    pub(super) fn index(&self) -> Arc<Index> {
+        self.by_flow.index()
+    }
+
     /// The session of a flow, alive or not.
     #[inline]
-    pub(super) fn find(&self, hash: u64, key: &Key<A>) -> Option<u32> {
-        let tag = hash as u32;
-        let is = |place: &Place| place.tag == tag && self.sessions[place.slot as usize].is(key);
-        self.by_flow.find(spread(tag), is).map(|place| place.slot)
-    }
-
-    #[inline]
-    pub(super) fn session(&self, slot: u32) -> &Session<A> {
-        &self.sessions[slot as usize]
-    }
-
-    /// The inside endpoint of the mapping in a slot, or of the one that was there last.
-    #[inline]
-    pub(super) fn inside(&self, slot: u32) -> Option<Endpoint<A>> {
-        self.insides.get(slot as usize).copied()
+    pub(super) fn find(&self, common: &Common<A>, hash: u64, key: &Key<A>) -> Option<u32> {
+        let is = |slot| common.places.get(slot).is_some_and(|session| session.is(key).is_some());
+        self.by_flow.find(hash as u32, is)
     }
 
     /// The mapping in a slot, if the slot is in use.
@@ -242,14 +176,11 @@ impl<A: Address> Shard<A> {
         let slot = match self.free_mapping {
             NONE => {
                 grow(&mut self.mappings);
-                grow(&mut self.insides);
-                self.insides.push(mapping.inside);
                 self.mappings.push(mapping);
                 (self.mappings.len() - 1) as u32
             }
             free => {
                 self.free_mapping = self.mappings[free as usize].sessions;
-                self.insides[free as usize] = mapping.inside;
                 self.mappings[free as usize] = mapping;
                 free
             }
@@ -263,7 +194,17 @@ impl<A: Address> Shard<A> {
         (self.by_inside.len(), self.mappings.len())
     }
 
-    /// Adds a session to a mapping. Its payer was charged already.
+    /// Makes sure that there is a place for one more session; false if there is none in all the world.
+    #[must_use]
+    pub(super) fn has_place(&mut self, common: &Common<A>) -> bool {
+        if self.free_session == NONE && self.fresh.is_empty() {
+            let Some(first) = common.places.claim() else { return false };
+            self.fresh = first..first + RUN;
+        }
+        true
+    }
+
+    /// Adds a session to a mapping. Its payer was charged already, and there is a place.
     pub(super) fn add_session(
         &mut self,
         common: &Common<A>,
@@ -272,29 +213,23 @@ impl<A: Address> Shard<A> {
         mapping_slot: u32,
         remote: Endpoint<A>,
         direction: Direction,
-    ) -> u32 {
+    ) {
+        let slot = match self.free_session {
+            NONE => self.fresh.next().unwrap_or(NONE),
+            free => free,
+        };
+        let session = common.session(slot);
+        if slot == self.free_session {
+            self.free_session = session.on_wheel().next;
+        }
         let mapping = &mut self.mappings[mapping_slot as usize];
         mapping.sessions += 1;
         let protocol = mapping.protocol;
         let state = if protocol == Protocol::Tcp { State::opened(direction) } else { State::Active };
         let deadline = now.after(common.times.of(protocol, state));
-        let session = Session {
-            inside: mapping.inside.address,
-            remote: remote.address,
-            outside: mapping.outside.address,
-            inside_port: mapping.inside.port,
-            remote_port: remote.port,
-            outside_port: mapping.outside.port,
-            protocol,
-            state,
-            from_outside: direction == Direction::In,
-            mapping: mapping_slot,
-            deadline,
-            last: now,
-            turn: 0,
-            next: NONE,
-            prev: NONE,
-        };
+        let key = Key { protocol, local: mapping.inside, remote };
+        let from_outside = direction == Direction::In;
+        session.open(&key, mapping.outside, mapping_slot, (state, from_outside), (now, deadline));
         if common.counts_peers(protocol) {
             let peer_hash = peer_hash(common, mapping_slot, remote.address);
             match self.peers.find_mut(peer_hash, |peer| peer.is(mapping_slot, remote.address)) {
@@ -306,44 +241,30 @@ impl<A: Address> Shard<A> {
                 }
             }
         }
-        let slot = match self.free_session {
-            NONE => {
-                grow(&mut self.sessions);
-                self.sessions.push(session);
-                (self.sessions.len() - 1) as u32
-            }
-            free => {
-                self.free_session = self.sessions[free as usize].next;
-                self.sessions[free as usize] = session;
-                free
-            }
-        };
-        let tag = hash as u32;
-        self.by_flow.insert_unique(spread(tag), Place { slot, tag }, |place| spread(place.tag));
-        self.link(slot, deadline);
-        slot
+        self.by_flow.insert(hash as u32, slot);
+        self.link(common, slot, deadline);
     }
 
-    /// Follows a packet of a session that is alive. `hash` is that of its key.
+    /// Follows a packet of a session that is alive.
     #[inline]
     pub(super) fn follow(
         &mut self,
         common: &Common<A>,
         now: Tick,
-        (slot, hash): (u32, u64),
+        slot: u32,
         direction: Direction,
         flags: TcpFlags,
     ) {
-        let session = &mut self.sessions[slot as usize];
-        session.last = session.last.max(now);
-        let was = session.state;
+        let session = common.session(slot);
+        session.set_last(session.last().max(now));
+        let was = session.word().state();
         let refreshed = match was {
             // RFC 4787, REQ-6: only what comes from the inside keeps a mapping.
             State::Active => direction == Direction::Out,
             _ => {
                 let state = was.after(direction, flags);
                 if state != was {
-                    self.enter(common, now, (slot, hash), state);
+                    self.enter(common, now, slot, state);
                     return;
                 }
                 match state {
@@ -353,50 +274,40 @@ impl<A: Address> Shard<A> {
             }
         };
         if refreshed {
-            let deadline = now.after(common.times.of(session.protocol, was));
-            session.deadline = session.deadline.max(deadline);
+            let deadline = now.after(common.times.of(session.key().protocol, was));
+            session.set_deadline(session.deadline().max(deadline));
         }
     }
 
     /// Begins a session anew that has ended and was not taken off the wheel yet.
-    pub(super) fn renew(
-        &mut self,
-        common: &Common<A>,
-        now: Tick,
-        (slot, hash): (u32, u64),
-        direction: Direction,
-    ) {
-        let session = &mut self.sessions[slot as usize];
-        session.last = now;
-        let state = if session.state == State::Active { State::Active } else { State::opened(direction) };
-        self.enter(common, now, (slot, hash), state);
+    pub(super) fn renew(&mut self, common: &Common<A>, now: Tick, slot: u32, direction: Direction) {
+        let session = common.session(slot);
+        session.set_last(now);
+        let is_active = session.word().state() == State::Active;
+        let state = if is_active { State::Active } else { State::opened(direction) };
+        self.enter(common, now, slot, state);
     }
 
-    fn enter(&mut self, common: &Common<A>, now: Tick, (slot, hash): (u32, u64), state: State) {
-        let session = &mut self.sessions[slot as usize];
-        session.state = state;
-        session.deadline = now.after(common.times.of(session.protocol, state));
-        common.epochs.advance(hash);
-        let deadline = session.deadline;
-        if turn_of(deadline) < session.turn {
-            self.unlink(slot);
-            self.link(slot, deadline);
+    fn enter(&mut self, common: &Common<A>, now: Tick, slot: u32, state: State) {
+        let session = common.session(slot);
+        let deadline = now.after(common.times.of(session.key().protocol, state));
+        session.enter(state, deadline);
+        if turn_of(deadline) < session.on_wheel().turn {
+            self.unlink(common, slot);
+            self.link(common, slot, deadline);
         }
     }
 
     /// Ends a session, and its mapping if it was the last one.
     pub(super) fn remove(&mut self, common: &Common<A>, now: Tick, slot: u32) {
-        self.unlink(slot);
-        let session = &mut self.sessions[slot as usize];
-        let (key, mapping_slot, from_outside) = (session.key(), session.mapping, session.from_outside);
-        session.mapping = NONE;
-        session.next = self.free_session;
+        self.unlink(common, slot);
+        let session = common.session(slot);
+        let (key, mapping_slot) = (session.key(), session.mapping());
+        let from_outside = session.word().is_from_outside();
+        session.close();
+        session.set_next(self.free_session);
         self.free_session = slot;
-        let hash = key.hash(&common.hash);
-        if let Ok(place) = self.by_flow.find_entry(spread(hash as u32), |place| place.slot == slot) {
-            place.remove();
-        }
-        common.epochs.advance(hash);
+        self.by_flow.remove(key.hash(&common.hash) as u32, slot);
         common.sessions.fetch_sub(1, Ordering::Relaxed);
         if common.counts_peers(key.protocol) {
             let remote = key.remote.address;
@@ -441,7 +352,7 @@ impl<A: Address> Shard<A> {
     /// Takes ended sessions away, at most `budget`, and moves on those that live. What is left of the budget.
     pub(super) fn advance(&mut self, common: &Common<A>, now: Tick, mut budget: usize) -> usize {
         let present = turn_of(now);
-        if self.by_flow.is_empty() {
+        if self.by_flow.len() == 0 {
             self.cursor = self.cursor.max(present);
             return budget;
         }
@@ -454,82 +365,53 @@ impl<A: Address> Shard<A> {
                 continue;
             }
             budget -= 1;
-            let deadline = self.sessions[slot as usize].deadline;
+            let deadline = common.session(slot).deadline();
             if deadline <= now {
                 self.remove(common, now, slot);
             } else {
-                self.unlink(slot);
-                self.link(slot, deadline);
+                self.unlink(common, slot);
+                self.link(common, slot, deadline);
             }
         }
         budget
     }
 
     /// Puts a session on the wheel, for its end or the wheel's.
-    fn link(&mut self, slot: u32, deadline: Tick) {
+    fn link(&mut self, common: &Common<A>, slot: u32, deadline: Tick) {
         // A second, at least, from where the wheel is: it never comes to the same place twice in a call.
         let turn = turn_of(deadline).clamp(self.cursor + 1, self.cursor + SLOTS - 1);
         let head = &mut self.wheel[(turn % SLOTS) as usize];
         let next = std::mem::replace(head, slot);
-        if let Some(next) = self.sessions.get_mut(next as usize) {
-            next.prev = slot;
+        if let Some(next) = common.places.get(next) {
+            next.set_prev(slot);
         }
-        let session = &mut self.sessions[slot as usize];
-        (session.turn, session.next, session.prev) = (turn, next, NONE);
+        common.session(slot).set_on_wheel(OnWheel { turn, next, prev: NONE });
     }
 
-    fn unlink(&mut self, slot: u32) {
-        let Session { turn, next, prev, .. } = self.sessions[slot as usize];
-        match self.sessions.get_mut(prev as usize) {
-            Some(prev) => prev.next = next,
+    fn unlink(&mut self, common: &Common<A>, slot: u32) {
+        let OnWheel { turn, next, prev } = common.session(slot).on_wheel();
+        match common.places.get(prev) {
+            Some(prev) => prev.set_next(next),
             None => self.wheel[(turn % SLOTS) as usize] = next,
         }
-        if let Some(next) = self.sessions.get_mut(next as usize) {
-            next.prev = prev;
+        if let Some(next) = common.places.get(next) {
+            next.set_prev(prev);
         }
     }
 
     /// Ends the sessions whose mapping is to go.
     pub(super) fn retire(&mut self, common: &Common<A>, now: Tick, is: &impl Fn(&Mapping<A>) -> bool) {
-        for slot in 0..self.sessions.len() {
-            let mapping = self.sessions[slot].mapping;
-            if mapping != NONE && self.mapping(mapping).is_some_and(is) {
-                self.remove(common, now, slot as u32);
-            }
+        let of_mapping = |slot: &u32| self.mapping(common.session(*slot).mapping()).is_some_and(is);
+        let gone: Vec<u32> = self.by_flow.sessions().filter(of_mapping).collect();
+        for slot in gone {
+            self.remove(common, now, slot);
         }
-    }
-
-    /// Appends the sessions of `work` slots from `from` on, up to `limit` in all; where to go on.
-    pub(super) fn list(
-        &self,
-        now: Tick,
-        from: usize,
-        work: usize,
-        limit: usize,
-        out: &mut Vec<NatSession>,
-    ) -> Option<usize> {
-        let end = from.saturating_add(work).min(self.sessions.len());
-        for session in self.sessions.get(from..end).unwrap_or_default() {
-            if session.mapping != NONE && session.is_alive(now) && out.len() < limit {
-                out.push(NatSession {
-                    protocol: session.protocol,
-                    inside: session.key().local.to_socket(),
-                    outside: session.outside().to_socket(),
-                    remote: session.key().remote.to_socket(),
-                    state: session.state.name(),
-                    idle: now.since(session.last),
-                });
-            }
-        }
-        (end < self.sessions.len() && out.len() < limit).then_some(end)
     }
 
     /// Bytes in use.
     pub(super) fn memory(&self) -> usize {
-        self.sessions.capacity() * size_of::<Session<A>>()
-            + self.mappings.capacity() * size_of::<Mapping<A>>()
-            + self.insides.capacity() * size_of::<Endpoint<A>>()
-            + self.by_flow.allocation_size()
+        self.mappings.capacity() * size_of::<Mapping<A>>()
+            + self.by_flow.memory()
             + self.by_inside.allocation_size()
             + self.peers.allocation_size()
             + self.wheel.capacity() * size_of::<u32>()
@@ -556,17 +438,5 @@ fn turn_of(deadline: Tick) -> u32 {
 fn grow<T>(list: &mut Vec<T>) {
     if list.len() == list.capacity() {
         list.reserve_exact(list.len() / 4 + 16);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
-    #[test]
-    fn sessions_are_as_small_as_they_are_said_to_be() {
-        assert_eq!(size_of::<Session<Ipv4Addr>>(), 48);
-        assert_eq!(size_of::<Session<Ipv6Addr>>(), 84);
     }
 }

@@ -36,6 +36,21 @@ pub(super) enum Direction {
 }
 
 impl State {
+    /// The state whose number the last three bits are.
+    #[inline]
+    pub(super) fn from_bits(bits: u8) -> Self {
+        match bits & 7 {
+            0 => Self::Active,
+            1 => Self::SynOut,
+            2 => Self::SynIn,
+            3 => Self::Established,
+            4 => Self::FinOut,
+            5 => Self::FinIn,
+            6 => Self::Closing,
+            _ => Self::Reset,
+        }
+    }
+
     /// The state of a connection that a SYN opens.
     pub(super) fn opened(direction: Direction) -> Self {
         match direction {
@@ -102,6 +117,13 @@ mod tests {
     const RST: TcpFlags = TcpFlags::RST;
     const FIN: TcpFlags = TcpFlags(0x11);
     const SYN_ACK: TcpFlags = TcpFlags(0x12);
+
+    #[test]
+    fn a_state_is_its_number() {
+        for bits in 0..8 {
+            assert_eq!(State::from_bits(bits) as u8, bits);
+        }
+    }
 
     #[test]
     fn connections_go_through_their_states() {

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::access::Protocol;
-use super::cache::{Answer, Cache};
+use super::ahead::{Hint, Way, key};
 use super::common::{FRESH, Filtering};
 use super::flow::{Address, Endpoint, Flow, Key, TcpFlags, hash_inside};
 use super::hosts::Payer;
+use super::index::Seen;
 use super::ports::{External, MAPPINGS_MAX, MappingRef};
 use super::shard::{Mapping, Shard};
 use super::tcp::Direction;
@@ -19,13 +20,14 @@ use crate::time::Instant;
 
 /// One worker's view of a translator. See the module's text.
 #[derive(Debug)]
-pub struct View<A> {
-    napt: Arc<Napt<A>>,
-    outside: Arc<Outside<A>>,
+pub struct View<A: Address> {
+    pub(super) napt: Arc<Napt<A>>,
+    pub(super) outside: Arc<Outside<A>>,
     epoch: u32,
-    out: Cache<A>,
-    inward: Cache<A>,
-    fresh: u32,
+    /// Of each shard, what this worker finds sessions by.
+    pub(super) indexes: Box<[Seen]>,
+    /// Ticks that what happened to a session may be told late.
+    pub(super) fresh: u32,
 }
 
 /// Why a shard could not answer.
@@ -47,9 +49,10 @@ impl<A: Address> View<A> {
     pub fn new(napt: Arc<Napt<A>>) -> Self {
         let epoch = napt.epoch.load(Ordering::Acquire);
         let outside = napt.outside();
-        // Not rounded up, as an end is: an answer is never fresh for longer than that.
+        // Not rounded up, as an end is: what happened is never told later than that.
         let fresh = ticks(FRESH).saturating_sub(1);
-        Self { napt, outside, epoch, out: Cache::new(), inward: Cache::new(), fresh }
+        let indexes = napt.indexes.iter().map(|index| index.look()).collect();
+        Self { napt, outside, epoch, indexes, fresh }
     }
 
     /// True if `address` is one of the translator's outside addresses.
@@ -88,29 +91,55 @@ impl<A: Address> View<A> {
         port: Option<PortId>,
         flow: &Flow<A>,
     ) -> Result<Endpoint<A>, DropReason> {
+        let hint = self.seek(Way::Out, flow);
+        self.outbound_ahead(now, port, flow, hint)
+    }
+
+    /// As [`View::outbound_from`], of a packet that [`View::look_ahead`] was asked about. The answer does not depend
+    /// on what that found.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn outbound_ahead(
+        &mut self,
+        now: Instant,
+        port: Option<PortId>,
+        flow: &Flow<A>,
+        hint: Hint,
+    ) -> Result<Endpoint<A>, DropReason> {
         let now = Tick::of(now);
-        let common = &self.napt.common;
-        let key = Key { protocol: flow.protocol, local: flow.local, remote: flow.remote };
-        let hash = key.hash(&common.hash);
         if flow.flags.is_plain()
-            && let Some(outside) = self.out.get(hash, &key, now, &common.epochs)
+            && let Some(outside) = self.pass_out(now, flow, hint)
         {
             return Ok(outside);
         }
+        if hint.is_nowhere() && (flow.protocol != Protocol::Tcp || flow.flags.opens()) {
+            let (key, hash) = (key(flow), &self.napt.common.hash);
+            let hashes = (key.hash(hash), hash_inside(hash, flow.protocol, flow.local));
+            return self.open_outbound(now, port, &key, hashes, flow.flags);
+        }
+        self.outbound_locked(now, port, flow)
+    }
+
+    /// What a packet of a flow may need the lock for, or that is not known.
+    #[inline(never)]
+    fn outbound_locked(
+        &mut self,
+        now: Tick,
+        port: Option<PortId>,
+        flow: &Flow<A>,
+    ) -> Result<Endpoint<A>, DropReason> {
+        let common = &self.napt.common;
+        let key = key(flow);
+        let hash = key.hash(&common.hash);
         let inside_hash = hash_inside(&common.hash, flow.protocol, flow.local);
         let mut shard = self.napt.shard(shard_of(inside_hash));
-        if let Some(slot) = shard.find(hash, &key)
-            && shard.session(slot).is_alive(now)
+        if let Some(slot) = shard.find(common, hash, &key)
+            && common.session(slot).is_alive(now)
         {
-            shard.follow(common, now, (slot, hash), Direction::Out, flow.flags);
-            let session = shard.session(slot);
-            let outside = session.outside();
-            if session.is_settled() {
-                let until = now.after(self.fresh).min(session.deadline);
-                let epoch = common.epochs.current(hash);
-                self.out.put(hash, Answer::new(key, outside, hash, epoch, until));
-            }
-            return Ok(outside);
+            shard.follow(common, now, slot, Direction::Out, flow.flags);
+            return Ok(common.session(slot).outside());
         }
         drop(shard);
         self.open_outbound(now, port, &key, (hash, inside_hash), flow.flags)
@@ -125,24 +154,37 @@ impl<A: Address> View<A> {
     /// [`DropReason::NatExhausted`]: a session would be too many.
     #[inline]
     pub fn inbound(&mut self, now: Instant, flow: &Flow<A>) -> Result<Endpoint<A>, DropReason> {
+        let hint = self.seek(Way::In, flow);
+        self.inbound_ahead(now, flow, hint)
+    }
+
+    /// As [`View::inbound`], of a packet that [`View::look_ahead`] was asked about. The answer does not depend on
+    /// what that found.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline]
+    pub fn inbound_ahead(
+        &mut self,
+        now: Instant,
+        flow: &Flow<A>,
+        hint: Hint,
+    ) -> Result<Endpoint<A>, DropReason> {
         let now = Tick::of(now);
-        let common = &self.napt.common;
-        let key = Key { protocol: flow.protocol, local: flow.local, remote: flow.remote };
-        let hash = key.hash(&common.hash);
         if flow.flags.is_plain()
-            && let Some(inside) = self.inward.get(hash, &key, now, &common.epochs)
+            && let Some(inside) = self.pass_in(now, flow, hint)
         {
             return Ok(inside);
         }
+        self.inbound_locked(now, flow)
+    }
+
+    #[inline(never)]
+    fn inbound_locked(&mut self, now: Tick, flow: &Flow<A>) -> Result<Endpoint<A>, DropReason> {
         loop {
             self.refresh();
-            match self.try_inbound(now, &key, flow.flags) {
-                Ok((inside, answer)) => {
-                    if let Some(answer) = answer {
-                        self.inward.put(hash, answer);
-                    }
-                    return Ok(inside);
-                }
+            match self.try_inbound(now, &key(flow), flow.flags) {
+                Ok(inside) => return Ok(inside),
                 Err(Refused::Drop(reason)) => return Err(reason),
                 Err(Refused::Stale) => {}
             }
@@ -166,7 +208,7 @@ impl<A: Address> View<A> {
         const NONE: DropReason = DropReason::NatNoMapping;
         let external = self.outside.external(outside.address).ok_or(NONE)?;
         let (inside, forwarded) = match external.holder(protocol, outside.port) {
-            Some(place) => {
+            Some((place, _)) => {
                 let shard = self.napt.shard(place.shard);
                 let mapping = shard.mapping(place.slot).filter(|m| m.is(protocol, outside));
                 (mapping.ok_or(NONE)?.inside, false)
@@ -221,7 +263,7 @@ impl<A: Address> View<A> {
 
     /// Takes up what changed outside.
     #[inline]
-    fn refresh(&mut self) {
+    pub(super) fn refresh(&mut self) {
         let epoch = self.napt.epoch.load(Ordering::Acquire);
         if epoch != self.epoch {
             // In this order: a change between the two is taken up twice, not never.
@@ -240,7 +282,7 @@ impl<A: Address> View<A> {
     fn session_outside(&self, now: Tick, key: &Key<A>) -> Option<Endpoint<A>> {
         let common = &self.napt.common;
         let shard = self.napt.shard(shard_of(hash_inside(&common.hash, key.protocol, key.local)));
-        let session = shard.session(shard.find(key.hash(&common.hash), key)?);
+        let session = common.session(shard.find(common, key.hash(&common.hash), key)?);
         session.is_alive(now).then(|| session.outside())
     }
 
@@ -260,7 +302,7 @@ impl<A: Address> View<A> {
         }
         loop {
             self.refresh();
-            match self.try_open_outbound(now, port, key, hashes) {
+            match self.try_open_outbound(now, port, key, hashes, flags) {
                 Ok(outside) => return Ok(outside),
                 Err(Refused::Drop(reason)) => return Err(reason),
                 Err(Refused::Stale) => {}
@@ -274,6 +316,7 @@ impl<A: Address> View<A> {
         port: Option<PortId>,
         key: &Key<A>,
         (hash, inside_hash): (u64, u64),
+        flags: TcpFlags,
     ) -> Result<Endpoint<A>, Refused> {
         let common = &self.napt.common;
         let shard_index = shard_of(inside_hash);
@@ -281,14 +324,14 @@ impl<A: Address> View<A> {
         if self.is_stale() {
             return Err(Refused::Stale);
         }
-        if let Some(slot) = shard.find(hash, key) {
+        if let Some(slot) = shard.find(common, hash, key) {
             // Another worker's, made meanwhile, or one that ended and is not gone yet: it lives on.
-            if shard.session(slot).is_alive(now) {
-                shard.follow(common, now, (slot, hash), Direction::Out, TcpFlags::SYN);
+            if common.session(slot).is_alive(now) {
+                shard.follow(common, now, slot, Direction::Out, flags);
             } else {
-                shard.renew(common, now, (slot, hash), Direction::Out);
+                shard.renew(common, now, slot, Direction::Out);
             }
-            return Ok(shard.session(slot).outside());
+            return Ok(common.session(slot).outside());
         }
         let is_ours = |address| self.outside.external(address).is_some();
         let forward = self.outside.forwards.outside(key.protocol, key.local, is_ours);
@@ -307,7 +350,7 @@ impl<A: Address> View<A> {
                 Payer { host: host.ok_or(DropReason::NatQuota)?, account }
             }
         };
-        if let Err(reason) = self.take_session(&payer, false) {
+        if let Err(reason) = self.take_session(&mut shard, &payer, false) {
             // What goes out by a forward needs no session: datagrams pass at the quota, too.
             let outside = mapping.and_then(|slot| shard.mapping(slot)).filter(|mapping| mapping.forward != 0);
             return match outside {
@@ -320,8 +363,9 @@ impl<A: Address> View<A> {
             None => self.map_outbound(&mut shard, shard_index, now, key, &payer, forward),
         };
         let slot = mapping.inspect_err(|_| self.release_session(&payer, false))?;
-        let session = shard.add_session(common, now, hash, slot, key.remote, Direction::Out);
-        Ok(shard.session(session).outside())
+        let outside = shard.mapping(slot).map(|mapping| mapping.outside).ok_or(DropReason::NatNoMapping)?;
+        shard.add_session(common, now, hash, slot, key.remote, Direction::Out);
+        Ok(outside)
     }
 
     /// Makes the mapping of an inside endpoint.
@@ -362,12 +406,20 @@ impl<A: Address> View<A> {
         let outside = Endpoint::new(external.address, port);
         let mapping = Mapping::new(protocol, inside, outside, 0, payer.clone(), Arc::clone(&external));
         let slot = shard.add_mapping(common, mapping);
-        external.hold(protocol, port, MappingRef { shard: shard_index, slot });
+        external.hold(protocol, port, MappingRef { shard: shard_index, slot }, inside);
         Ok(slot)
     }
 
-    fn take_session(&self, payer: &Payer<A>, from_outside: bool) -> Result<(), DropReason> {
+    fn take_session(
+        &self,
+        shard: &mut Shard<A>,
+        payer: &Payer<A>,
+        from_outside: bool,
+    ) -> Result<(), DropReason> {
         let common = &self.napt.common;
+        if !shard.has_place(common) {
+            return Err(DropReason::NatExhausted);
+        }
         if !payer.take_session(from_outside, common.settings.sessions_per_host) {
             return Err(DropReason::NatQuota);
         }
@@ -383,15 +435,10 @@ impl<A: Address> View<A> {
         self.napt.common.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn try_inbound(
-        &self,
-        now: Tick,
-        key: &Key<A>,
-        flags: TcpFlags,
-    ) -> Result<(Endpoint<A>, Option<Answer<A>>), Refused> {
+    fn try_inbound(&self, now: Tick, key: &Key<A>, flags: TcpFlags) -> Result<Endpoint<A>, Refused> {
         let external = self.outside.external(key.local.address).ok_or(DropReason::NatNoMapping)?;
         match external.holder(key.protocol, key.local.port) {
-            Some(place) => self.inbound_to_mapping(now, key, flags, place),
+            Some((place, _)) => self.inbound_to_mapping(now, key, flags, place),
             None => self.inbound_by_forward(now, key, flags, external),
         }
     }
@@ -403,24 +450,20 @@ impl<A: Address> View<A> {
         key: &Key<A>,
         flags: TcpFlags,
         place: MappingRef,
-    ) -> Result<(Endpoint<A>, Option<Answer<A>>), Refused> {
+    ) -> Result<Endpoint<A>, Refused> {
         let common = &self.napt.common;
         let mut shard = self.napt.shard(place.shard);
-        // The reference is a hint, but a session that has this outside endpoint is the one that is meant.
-        let inside = shard.inside(place.slot).ok_or(DropReason::NatNoMapping)?;
+        let mapping = shard.mapping(place.slot).filter(|mapping| mapping.is(key.protocol, key.local));
+        let inside = mapping.ok_or(DropReason::NatNoMapping)?.inside;
         let session = Key { local: inside, ..*key };
         let session_hash = session.hash(&common.hash);
-        let slot = shard.find(session_hash, &session);
-        let alive = slot.filter(|&slot| shard.session(slot).is_alive(now));
+        let slot = shard.find(common, session_hash, &session);
+        let alive = slot.filter(|&slot| common.session(slot).is_alive(now));
         if let Some(slot) = alive
-            && shard.session(slot).outside() == key.local
+            && common.session(slot).outside() == key.local
         {
-            shard.follow(common, now, (slot, session_hash), Direction::In, flags);
-            let answer = self.answer(&shard, slot, now, key, inside, session_hash);
-            return Ok((inside, answer));
-        }
-        if !shard.mapping(place.slot).is_some_and(|mapping| mapping.is(key.protocol, key.local)) {
-            return Err(DropReason::NatNoMapping.into());
+            shard.follow(common, now, slot, Direction::In, flags);
+            return Ok(inside);
         }
         if alive.is_some() {
             return Err(DropReason::NatFiltered.into());
@@ -436,10 +479,10 @@ impl<A: Address> View<A> {
             return Err(DropReason::NatFiltered.into());
         }
         if key.protocol == Protocol::Udp {
-            return Ok((inside, None));
+            return Ok(inside);
         }
         self.open_inbound(&mut shard, now, (&session, session_hash), flags, place.slot, slot)?;
-        Ok((inside, None))
+        Ok(inside)
     }
 
     /// A packet to a port that nobody was given: perhaps it is forwarded.
@@ -449,7 +492,7 @@ impl<A: Address> View<A> {
         key: &Key<A>,
         flags: TcpFlags,
         external: &Arc<External<A>>,
-    ) -> Result<(Endpoint<A>, Option<Answer<A>>), Refused> {
+    ) -> Result<Endpoint<A>, Refused> {
         let common = &self.napt.common;
         let (id, inside) =
             self.outside.forwards.inside(key.protocol, key.local).ok_or(DropReason::NatNoMapping)?;
@@ -460,17 +503,16 @@ impl<A: Address> View<A> {
         if self.is_stale() {
             return Err(Refused::Stale);
         }
-        let slot = shard.find(session_hash, &session);
+        let slot = shard.find(common, session_hash, &session);
         if let Some(slot) = slot {
-            let alive = shard.session(slot).is_alive(now);
-            if shard.session(slot).outside() != key.local {
+            let alive = common.session(slot).is_alive(now);
+            if common.session(slot).outside() != key.local {
                 // The guest has the same remote end by another outside endpoint: it could not tell them apart.
                 return Err(DropReason::NatFiltered.into());
             }
             if alive {
-                shard.follow(common, now, (slot, session_hash), Direction::In, flags);
-                let answer = self.answer(&shard, slot, now, key, inside, session_hash);
-                return Ok((inside, answer));
+                shard.follow(common, now, slot, Direction::In, flags);
+                return Ok(inside);
             }
         }
         let by_this = |mapping: &Mapping<A>| mapping.forward == id && mapping.outside == key.local;
@@ -483,18 +525,18 @@ impl<A: Address> View<A> {
                 // An operator's word: no account is charged.
                 let host = common.hosts.get(inside.address, None, 0).ok_or(DropReason::NatQuota)?;
                 let payer = Payer { host, account: None };
-                if let Err(reason) = self.take_session(&payer, true) {
+                if let Err(reason) = self.take_session(&mut shard, &payer, true) {
                     return self.without_session(key.protocol, inside, reason);
                 }
                 let external = Arc::clone(external);
                 let mapping = Mapping::new(key.protocol, inside, key.local, id, payer, external);
                 let mapping = shard.add_mapping(common, mapping);
                 shard.add_session(common, now, session_hash, mapping, key.remote, Direction::In);
-                return Ok((inside, None));
+                return Ok(inside);
             }
         };
         match self.open_inbound(&mut shard, now, (&session, session_hash), flags, mapping, slot) {
-            Ok(()) => Ok((inside, None)),
+            Ok(()) => Ok(inside),
             Err(reason) => self.without_session(key.protocol, inside, reason),
         }
     }
@@ -505,8 +547,8 @@ impl<A: Address> View<A> {
         protocol: Protocol,
         inside: Endpoint<A>,
         reason: DropReason,
-    ) -> Result<(Endpoint<A>, Option<Answer<A>>), Refused> {
-        if protocol == Protocol::Udp { Ok((inside, None)) } else { Err(reason.into()) }
+    ) -> Result<Endpoint<A>, Refused> {
+        if protocol == Protocol::Udp { Ok(inside) } else { Err(reason.into()) }
     }
 
     /// Makes a session of a packet from the outside, on a mapping that is there, or begins an ended one anew.
@@ -524,28 +566,12 @@ impl<A: Address> View<A> {
             return Err(DropReason::NatNoMapping);
         }
         if let Some(slot) = ended {
-            shard.renew(common, now, (slot, hash), Direction::In);
+            shard.renew(common, now, slot, Direction::In);
             return Ok(());
         }
         let payer = shard.payer(mapping).cloned().ok_or(DropReason::NatNoMapping)?;
-        self.take_session(&payer, true)?;
+        self.take_session(shard, &payer, true)?;
         shard.add_session(common, now, hash, mapping, session.remote, Direction::In);
         Ok(())
-    }
-
-    /// What a worker may remember of an inbound packet of a session.
-    fn answer(
-        &self,
-        shard: &Shard<A>,
-        slot: u32,
-        now: Tick,
-        key: &Key<A>,
-        inside: Endpoint<A>,
-        session_hash: u64,
-    ) -> Option<Answer<A>> {
-        let session = shard.session(slot);
-        let until = now.after(self.fresh).min(session.deadline);
-        let epoch = self.napt.common.epochs.current(session_hash);
-        session.is_settled().then(|| Answer::new(*key, inside, session_hash, epoch, until))
     }
 }
