@@ -29,6 +29,8 @@ pub(super) struct End {
     device: NetDevice,
     sender: Option<Sender>,
     receiver: Receiver,
+    /// What came back at once.
+    used: Box<[Used; BURST_MAX]>,
 }
 
 impl End {
@@ -53,7 +55,7 @@ impl End {
             Some(Sender::new(&mut pair.tx, port, &destinations, macs, config)?)
         };
         let receiver = Receiver::new(&mut pair.rx, port, macs.len(), mergeable, config)?;
-        Ok(End { device, sender, receiver })
+        Ok(End { device, sender, receiver, used: Box::new([NONE; BURST_MAX]) })
     }
 
     pub(super) fn device(&self) -> &NetDevice {
@@ -137,7 +139,8 @@ impl End {
     /// Takes up to `n` received buffers, and gives how many.
     #[inline]
     pub(super) fn receive(&mut self, n: usize, now: u32, report: &mut PortReport) -> Result<usize> {
-        self.receiver.receive(&mut self.device.pairs_mut()[0].rx, n, now, report)
+        let used = &mut self.used[..n.min(BURST_MAX)];
+        self.receiver.receive(&mut self.device.pairs_mut()[0].rx, used, now, report)
     }
 }
 
@@ -339,7 +342,6 @@ struct Receiver {
     open: Option<Open>,
     scratch: Vec<u8>,
     verify: bool,
-    used: [Used; BURST_MAX],
 }
 
 impl Receiver {
@@ -376,14 +378,19 @@ impl Receiver {
             open: None,
             scratch: Vec::with_capacity(longest),
             verify: config.verify,
-            used: [NONE; BURST_MAX],
         })
     }
 
+    /// Takes as many buffers as `used` has room for, which is for nothing else, and gives how many.
     #[inline]
-    fn receive(&mut self, rx: &mut RxQueue, n: usize, now: u32, report: &mut PortReport) -> Result<usize> {
-        let mut used = self.used;
-        let n = rx.vq.take_used(&mut used[..n.min(BURST_MAX)])?;
+    fn receive(
+        &mut self,
+        rx: &mut RxQueue,
+        used: &mut [Used],
+        now: u32,
+        report: &mut PortReport,
+    ) -> Result<usize> {
+        let n = rx.vq.take_used(used)?;
         if n == 0 {
             return Ok(0);
         }
