@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use datapath::port::RxDrops;
 use datapath::{Burst, QueueHost, QueueId, RxQueue, TxPort};
 use frontend::device::VnetHeader;
-use frontend::{Config, NetDevice};
+use frontend::{Config, NetDevice, features};
 use switch_core::ids::Registry;
 use switch_core::{Instant, PortId};
 use vhost_user::{PortConfig, Role, VhostUserPort};
@@ -21,6 +21,21 @@ use crate::path::{Switch, ethernet};
 pub(crate) enum Ring {
     /// Descriptor table, available and used ring.
     Split,
+    /// One ring of descriptors.
+    Packed,
+    /// The same, and what was sent is given back a burst at a time.
+    PackedInOrder,
+}
+
+impl Ring {
+    fn config(self) -> Config {
+        let config = Config::default().queue_size(1024);
+        match self {
+            Self::Split => config,
+            Self::Packed => config.require(features::RING_PACKED),
+            Self::PackedInOrder => config.require(features::RING_PACKED | features::IN_ORDER),
+        }
+    }
 }
 
 /// Keeps the queues that the sessions attach.
@@ -53,7 +68,6 @@ struct Pair {
 
 impl Pair {
     fn new(ring: Ring) -> Result<Self> {
-        let Ring::Split = ring;
         let dir = tempfile::tempdir()?;
         let host = Arc::new(Host::default());
         let mut ids = Registry::<PortId>::new(2);
@@ -62,7 +76,7 @@ impl Pair {
             let path = dir.path().join(name);
             let config = PortConfig { id, path: path.clone(), role: Role::Server, queue_pairs: 1, mtu: None };
             let port = VhostUserPort::new(config, Arc::clone(&host) as Arc<dyn QueueHost>, |_| {})?;
-            Ok((id, port, NetDevice::connect(&path, Config::default().queue_size(1024))?))
+            Ok((id, port, NetDevice::connect(&path, ring.config())?))
         };
         let (from, from_port, sender) = make("from")?;
         let (to, to_port, receiver) = make("to")?;

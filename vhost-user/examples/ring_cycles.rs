@@ -1,6 +1,6 @@
 //! Cycles that one frame takes from one guest's ring to another's, without a switch between them.
 //!
-//! `cargo run --release -p vhost-user --example ring_cycles [frame bytes] [frames in a burst] [alone]`
+//! `cargo run --release -p vhost-user --example ring_cycles [frame bytes] [frames in a burst] [packed] [alone]`
 //!
 //! Two front-ends of this process are attached to two ports; this thread is their worker and measures its own
 //! time only: receive, transmit, release. In the first run it drives the guests too, between the measured
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use datapath::port::RxDrops;
 use datapath::{Burst, QueueHost, QueueId, RxQueue, TxPort};
 use frontend::device::VnetHeader;
-use frontend::{Config, NetDevice};
+use frontend::{Config, NetDevice, features};
 use switch_core::PortId;
 use switch_core::ids::Registry;
 use vhost_user::{PortConfig, Role, VhostUserPort};
@@ -95,7 +95,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let len: usize = args.next().map_or(Ok(64), |a| a.parse())?;
     let size: usize = args.next().map_or(Ok(32), |a| a.parse())?;
     let size = size.clamp(1, 64);
-    let alone = args.next().is_some_and(|a| a == "alone");
+    let words: Vec<String> = args.collect();
+    let has = |word: &str| words.iter().any(|w| w == word);
+    let alone = has("alone");
+    let packed = if has("packed") { features::RING_PACKED } else { 0 };
     let dir = std::env::temp_dir();
     let mut ids = Registry::<PortId>::new(2);
     let host = Arc::new(Host::default());
@@ -107,7 +110,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let path = dir.join(format!("ring-cycles-{}-{name}.sock", std::process::id()));
         let config = PortConfig { id, path: path.clone(), role: Role::Server, queue_pairs: 1, mtu: None };
         ports.push(VhostUserPort::new(config, Arc::clone(&host) as Arc<dyn QueueHost>, |_| {})?);
-        devices.push(NetDevice::connect(&path, Config::default().queue_size(1024))?);
+        devices.push(NetDevice::connect(&path, Config::default().queue_size(1024).require(packed))?);
         port_ids.push(id);
     }
     let mut queue =

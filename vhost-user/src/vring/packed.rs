@@ -75,6 +75,24 @@ pub(crate) struct Chain {
     end: u16,
 }
 
+/// What is to be known of a chain of several descriptors.
+#[derive(Clone, Copy)]
+struct Listed {
+    /// Where in `parts` its second descriptor is.
+    first: u16,
+    id: u16,
+    end: u16,
+}
+
+/// Why a chain of several descriptors was not looked at to its end.
+#[derive(Clone, Copy)]
+enum Stop {
+    /// The burst has seen enough.
+    Later,
+    NotAvailable,
+    TooLong,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct PackedRing {
@@ -254,37 +272,47 @@ impl PackedRing {
         flags & (F_AVAIL | F_USED) == used_flags(place) ^ F_USED
     }
 
-    /// Looks at a chain of several descriptors, whose first was copied already.
-    fn list(&mut self, at: u16, mut first: Descriptor) -> Result<Option<(Chain, Descriptor)>, PortError> {
+    /// Looks at a chain of several descriptors, of which the first is at `at`. Out of the way, and what it gives back fits a
+    /// register: most chains are one descriptor, and are to stay in registers too.
+    #[inline(never)]
+    fn list(&mut self, at: u16) -> Result<Listed, Stop> {
         if self.scanned >= SCAN_MAX {
-            return Ok(None);
+            return Err(Stop::Later);
         }
         let begin = self.parts.len();
-        first.next = begin as u16;
         let mut place = self.after(at);
         for _ in 1..self.size {
             let mut part = self.read(place);
             if !Self::is_available(part.flags, place) {
-                return Err(self
-                    .buffers
-                    .protocol("a chain that goes on with a descriptor that is not available"));
+                return Err(Stop::NotAvailable);
             }
             self.scanned += 1;
             place = self.after(place);
             let id = part.next;
+            let listed = Listed { first: begin as u16, id, end: place };
             if self.parts.len() - begin < CHAIN_MAX {
                 part.next = self.parts.len() as u16 + 1;
                 self.parts.push(part);
             } else if self.direction == Direction::Writable {
                 // Nothing is written into a chain as long as this, and it stays where it is: its end does not matter.
-                return Ok(Some((Chain { at, id, end: place }, first)));
+                return Ok(listed);
             }
             if part.flags & F_NEXT == 0 {
-                self.cursor = place;
-                return Ok(Some((Chain { at, id, end: place }, first)));
+                return Ok(listed);
             }
         }
-        Err(self.buffers.protocol("a descriptor chain that is longer than the ring"))
+        Err(Stop::TooLong)
+    }
+
+    #[cold]
+    fn stopped(&self, why: Stop) -> Result<(), PortError> {
+        match why {
+            Stop::Later => Ok(()),
+            Stop::NotAvailable => {
+                Err(self.buffers.protocol("a chain that goes on with a descriptor that is not available"))
+            }
+            Stop::TooLong => Err(self.buffers.protocol("a descriptor chain that is longer than the ring")),
+        }
     }
 
     #[inline(always)]
@@ -378,16 +406,22 @@ impl Ring for PackedRing {
             // The next line; four descriptors are one.
             prefetch(self.slot(at).wrapping_add(64));
         }
-        let first = self.read(at);
+        let mut first = self.read(at);
         if !Self::is_available(first.flags, at) {
             return Ok(None);
         }
+        let mut chain = Chain { at, id: first.next, end: self.after(at) };
         if first.flags & F_NEXT != 0 {
-            return self.list(at, first);
+            match self.list(at) {
+                Ok(listed) => {
+                    first.next = listed.first;
+                    (chain.id, chain.end) = (listed.id, listed.end);
+                }
+                Err(why) => return self.stopped(why).map(|()| None),
+            }
         }
-        let end = self.after(at);
-        self.cursor = end;
-        Ok(Some((Chain { at, id: first.next, end }, first)))
+        self.cursor = chain.end;
+        Ok(Some((chain, first)))
     }
 
     fn further(&mut self, i: usize) -> Result<Option<(Chain, Descriptor)>, PortError> {

@@ -111,18 +111,21 @@ impl<R: Ring> RxRing<R> {
 
         let mut good = 0;
         while good < most {
-            let found = match self.ring.chain(good) {
-                Ok(Some((chain, first))) => self.shape(first).map(|shape| (chain, shape)),
-                Ok(None) => break,
-                Err(e) => Err(e),
-            };
-            match found {
-                Ok((chain, shape)) => {
+            // The frames before a bad one are delivered first.
+            let first = match self.ring.chain(good) {
+                Ok(Some((chain, first))) => {
                     self.taken[good] = chain;
-                    self.shapes[good] = shape;
+                    first
                 }
+                Ok(None) => break,
                 Err(e) => {
-                    // The frames before the bad one are delivered first.
+                    self.broken = Some(e);
+                    break;
+                }
+            };
+            match self.shape(first) {
+                Ok(shape) => self.shapes[good] = shape,
+                Err(e) => {
                     self.broken = Some(e);
                     break;
                 }
