@@ -1,6 +1,6 @@
 //! Benchmarks beside peers: each switch in turn, on the same machine, under the same load, and the ratios.
 //!
-//! `cargo xtask bench` builds the product and runs this. Two more verbs, `generate` and `reflect`, are the processes that
+//! `cargo xtask bench` builds the product and runs this. More verbs (`generate`, `rest`, `attack`, `reflect`) are the processes that
 //! this program starts of itself.
 #![forbid(unsafe_code)]
 
@@ -32,6 +32,12 @@ fn main() -> ExitCode {
     let done = match args.get(1).map(String::as_str) {
         Some(generators::traffic::VERB) => {
             generators::traffic::run(&generators::traffic::Options::parse_from(&args[1..])).map(|()| true)
+        }
+        Some(generators::attack::VERB) => {
+            generators::attack::run(&generators::attack::Options::parse_from(&args[1..])).map(|()| true)
+        }
+        Some(generators::wake::VERB) => {
+            generators::wake::run(&generators::wake::Options::parse_from(&args[1..])).map(|()| true)
         }
         Some(generators::frames::VERB) => {
             generators::frames::process(&generators::frames::Options::parse_from(&args[1..])).map(|()| true)

@@ -1,10 +1,12 @@
 //! What drives the switches, and counts at the receiver.
 
+pub(crate) mod attack;
 pub(crate) mod frames;
 pub(crate) mod iperf;
 pub(crate) mod load;
 mod testpmd;
 pub(crate) mod traffic;
+pub(crate) mod wake;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;

@@ -23,6 +23,9 @@ pub(crate) use wires::{GuestPeer, GuestSwitch, INTERFACES, MixedPeer, MixedSwitc
 /// How long a switch may take to start, and a command to it.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Ports that are added one by one; more of them at once.
+const FEW: usize = 16;
+
 /// Our own name among the peers.
 pub(crate) const WEFT: &str = "weft";
 
@@ -145,6 +148,14 @@ impl VhostPeer {
             VhostPeer::Reflector => reflector::start(setup),
         }
     }
+}
+
+/// Open vSwitch with DPDK, whose forwarding threads sleep up to `us` microseconds when there is little to do.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn ovs_that_sleeps(setup: &Setup<'_>, us: u32) -> Result<VhostSwitch> {
+    ovs::vhost(setup, ovs::Decides::NormalAndSleeps { us })
 }
 
 /// A running switch between two network namespaces, each with an interface and an address.

@@ -82,6 +82,8 @@ pub(super) enum Decides {
     Normal,
     /// The same, and ports pass segments of 64 KB on.
     NormalWithSegments,
+    /// As a bridge that learns; its forwarding threads sleep up to so many microseconds when there is little to do.
+    NormalAndSleeps { us: u32 },
     /// By a flow for each port, to the other of its pair.
     Flows,
 }
@@ -107,6 +109,9 @@ pub(super) fn vhost(setup: &Setup<'_>, decides: Decides) -> Result<VhostSwitch> 
         settings.push(TSO.to_string());
     }
     let connects = decides == Decides::NormalWithSegments;
+    if let Decides::NormalAndSleeps { us } = decides {
+        settings.push(format!("other_config:pmd-maxsleep={us}"));
+    }
     let netns = Netns::new("ovs")?;
     let mut ovs = Ovs::start(setup.dir, &netns, &settings, None)?;
     if setup.stations > STATIONS_DEFAULT {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::{
-    ADDRESSES, INTERFACES, MixedSwitch, Setup, TapSwitch, VhostSwitch, await_file, hand_over, launch,
+    ADDRESSES, FEW, INTERFACES, MixedSwitch, Setup, TapSwitch, VhostSwitch, await_file, hand_over, launch,
     namespaces, tell, text, veths,
 };
 use crate::guard::{Job, Line, Netns};
@@ -22,12 +22,16 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(dir: &Path, cpus: &[usize], netns: Option<&Netns>) -> Result<Self> {
+    /// With a network `br0`, or with what `config` says.
+    fn start(dir: &Path, cpus: &[usize], netns: Option<&Netns>, config: Option<&Path>) -> Result<Self> {
         let binary = built("weft", "cargo build --release -p weft")?;
         let socket = dir.join("ctl.sock");
         let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
         let mut line = Line::new(text(&binary)).words("daemon --socket").arg(text(&socket));
         line = line.arg("--state-dir").arg(text(&dir.join("state"))).arg("--cpus").arg(cpus.join(","));
+        if let Some(config) = config {
+            line = line.arg("--config").arg(text(config));
+        }
         if let Some(netns) = netns {
             line = line.netns(netns);
         }
@@ -35,7 +39,8 @@ impl Daemon {
         let mut job = launch(&line, &dir.join("weft.log"), &mut commands)?;
         await_file(&mut job, &socket)?;
         let mut daemon = Daemon { job, binary, socket: text(&socket), commands };
-        daemon.verb("net add br0 mode=bridge")?;
+        // With a file, it answers when everything in it is there.
+        daemon.verb(if config.is_some() { "status" } else { "net add br0 mode=bridge" })?;
         Ok(daemon)
     }
 
@@ -47,13 +52,25 @@ impl Daemon {
 
 /// vhost-user ports on a bridge.
 pub(super) fn vhost(setup: &Setup<'_>) -> Result<VhostSwitch> {
-    let mut daemon = Daemon::start(setup.dir, &setup.cpus, None)?;
+    let sockets = setup.sockets();
+    // Many ports come from a file: a command for each takes longer than what is measured.
+    let file = (sockets.len() > FEW).then(|| setup.dir.join("weft.toml"));
+    if let Some(file) = &file {
+        let mut config = "[network.br0]\nmode = \"bridge\"\n".to_string();
+        for (number, socket) in sockets.iter().enumerate() {
+            let kind = format!("vhost-user:{}", socket.display());
+            config += &format!("[port.vhu{number}]\nnetwork = \"br0\"\nkind = \"{kind}\"\n");
+        }
+        std::fs::write(file, config)?;
+    }
+    let mut daemon = Daemon::start(setup.dir, &setup.cpus, None, file.as_deref())?;
     if setup.stations > STATIONS_DEFAULT {
         daemon.verb(&format!("net set br0 fdb-max={}", setup.stations))?;
     }
-    let sockets = setup.sockets();
-    for (number, socket) in sockets.iter().enumerate() {
-        daemon.verb(&format!("port add br0 vhu{number} vhost-user:{}", socket.display()))?;
+    if file.is_none() {
+        for (number, socket) in sockets.iter().enumerate() {
+            daemon.verb(&format!("port add br0 vhu{number} vhost-user:{}", socket.display()))?;
+        }
     }
     Ok(VhostSwitch {
         sockets,
@@ -67,7 +84,7 @@ pub(super) fn vhost(setup: &Setup<'_>) -> Result<VhostSwitch> {
 /// Two taps on a bridge.
 pub(super) fn taps(dir: &Path, cpu: usize) -> Result<TapSwitch> {
     let (ends, middle) = namespaces()?;
-    let mut daemon = Daemon::start(dir, &[cpu], Some(&middle))?;
+    let mut daemon = Daemon::start(dir, &[cpu], Some(&middle), None)?;
     for name in ["tap0", "tap1"] {
         daemon.verb(&format!("port add br0 {name} tap:{name}"))?;
     }
@@ -80,7 +97,7 @@ pub(super) fn netdevs(dir: &Path, cpu: usize) -> Result<TapSwitch> {
     let (ends, middle) = namespaces()?;
     let mut commands = Vec::new();
     let interfaces = veths(&ends, &middle, &mut commands)?;
-    let mut daemon = Daemon::start(dir, &[cpu], Some(&middle))?;
+    let mut daemon = Daemon::start(dir, &[cpu], Some(&middle), None)?;
     for name in interfaces {
         daemon.verb(&format!("port add br0 {name} netdev:{name}"))?;
     }
@@ -91,7 +108,7 @@ pub(super) fn netdevs(dir: &Path, cpu: usize) -> Result<TapSwitch> {
 /// A vhost-user port and a tap on a bridge.
 pub(super) fn mixed(dir: &Path, cpu: usize) -> Result<MixedSwitch> {
     let (end, middle) = (Netns::new("b")?, Netns::new("switch")?);
-    let mut daemon = Daemon::start(dir, &[cpu], Some(&middle))?;
+    let mut daemon = Daemon::start(dir, &[cpu], Some(&middle), None)?;
     let (socket, tap) = (dir.join("vhu0"), INTERFACES[1]);
     daemon.verb(&format!("port add br0 vhu0 vhost-user:{}", socket.display()))?;
     daemon.verb(&format!("port add br0 {tap} tap:{tap}"))?;

@@ -1,7 +1,10 @@
 //! The scenarios: each in a file (or folder) of its own, and the table of them, which is all that the rest knows.
 
 mod flood;
+mod hostile;
+mod idle;
 mod netdev;
+mod ports;
 mod scale_macs;
 mod tap;
 mod v2t;
@@ -58,7 +61,10 @@ pub(crate) const ALL: &[Entry] = &[
     netdev::ENTRY,
     vm::ENTRY,
     flood::ENTRY,
+    ports::ENTRY,
     scale_macs::ENTRY,
+    idle::ENTRY,
+    hostile::ENTRY,
 ];
 
 /// The names of peers beside ours.
