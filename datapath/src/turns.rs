@@ -12,7 +12,7 @@
 //!
 //! So the excess of one queue takes less than a hundredth of its neighbours' time, and of their frames delays too
 //! few to be seen in the 99th percentile. So that single delays stay short, a queue whose bursts take longer than
-//! [`TURN`] has fewer frames in each while others wait; that holds for long frames of honest guests, too.
+//! [`TURN`] has fewer frames in each; that holds for long frames of honest guests, too.
 //!
 //! Ticks go on while a worker waits for its CPU, so a burst may be charged what its guest is not to blame for: a debt is
 //! paid in [`REST_FIRST`] at most, and in longer only by who makes another at once, again and again.
@@ -31,7 +31,7 @@ const PER_BYTE: u64 = 1;
 const EXCESS: u64 = 128;
 /// Ticks that an account holds at most: an odd dear burst is free.
 const SAVED: i64 = 200_000;
-/// Ticks that a turn is to take while others wait: some 50 µs.
+/// Ticks that a turn is to take at most: some 50 µs.
 const TURN: u64 = 150_000;
 /// Ticks for which others are taken to have work after they had: some 100 µs. Senders pause.
 const LATELY: u64 = 300_000;
@@ -56,7 +56,7 @@ pub(crate) struct Account {
     strikes: u32,
     /// Ticks that it has had beyond a quantum, and sits out for.
     debt: u32,
-    /// Frames in the next burst, while others wait.
+    /// Frames in the next burst.
     frames: u8,
 }
 
@@ -93,9 +93,10 @@ impl Others {
 }
 
 impl Account {
-    /// An account with all that it can hold.
+    /// A new queue's account: with a little, and one frame in the first burst. A guest gains nothing by having its queues
+    /// started anew, and a queue that is moved to another worker is at full bursts again after a few.
     pub(crate) const fn new(now: u64) -> Self {
-        Self { saved: SAVED, at: now, rests: 0, strikes: 0, debt: 0, frames: BURST as u8 }
+        Self { saved: SAVED / 4, at: now, rests: 0, strikes: 0, debt: 0, frames: 1 }
     }
 
     /// Whether the queue has a turn in this round, at `now`; asked once a round, while others have work.
@@ -111,10 +112,10 @@ impl Account {
         true
     }
 
-    /// Frames that its next burst may have, 1 to [`BURST`]: all, if nobody waits for it and it owes nothing.
+    /// Frames that its next burst may have, 1 to [`BURST`]. Also when nobody waits: somebody may, before it ends.
     #[inline(always)]
-    pub(crate) const fn frames(&self, others: bool) -> usize {
-        if others || self.strikes > 0 { self.frames as usize } else { BURST }
+    pub(crate) const fn frames(&self) -> usize {
+        self.frames as usize
     }
 
     /// A burst ended at `now`; true if it took no more than its allowance.
@@ -181,7 +182,7 @@ mod tests {
             now += 13_000;
             assert!(honest.charge(now, turn(13_000, 64, 64, 3_840)));
             if account.has_turn(now) {
-                let turn = other(account.frames(true));
+                let turn = other(account.frames());
                 now += turn.took;
                 had += turn.took;
                 account.charge(now, turn);
@@ -262,7 +263,7 @@ mod tests {
         for now in [u64::MAX, 0, 5, u64::MAX] {
             account.charge(now, turn);
             account.has_turn(now);
-            assert!((1..=BURST).contains(&account.frames(true)));
+            assert!((1..=BURST).contains(&account.frames()));
         }
     }
 }

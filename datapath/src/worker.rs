@@ -307,7 +307,7 @@ impl Worker {
         if others && !q.account.has_turn(ticks) {
             return None;
         }
-        let most = q.account.frames(others);
+        let most = q.account.frames();
         let found = self.path.carry_at_most(most, now, q.port, &mut *q.queue);
         for (port, error) in self.path.broken() {
             self.sink.send(Event::Broken { port, reason: error.to_string() });

@@ -270,11 +270,13 @@ impl RingShared {
         self.injected.load(Ordering::Acquire)
     }
 
-    /// Takes the frames that wait.
+    /// Takes the frames that wait, at most so many of them.
     #[cold]
-    pub(crate) fn take_injected(&self) -> Vec<Box<[u8]>> {
+    pub(crate) fn take_injected(&self, most: usize) -> Vec<Box<[u8]>> {
         let mut waiting = self.inject.lock().unwrap_or_else(PoisonError::into_inner);
-        self.injected.store(false, Ordering::Relaxed);
-        std::mem::take(&mut waiting)
+        let most = most.min(waiting.len());
+        let taken = waiting.drain(..most).collect();
+        self.injected.store(!waiting.is_empty(), Ordering::Relaxed);
+        taken
     }
 }

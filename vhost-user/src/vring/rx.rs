@@ -322,7 +322,7 @@ impl<R: Ring> RxRing<R> {
 
     #[cold]
     fn push_injected(&mut self, burst: &mut Burst) {
-        for frame in self.ring.shared().take_injected() {
+        for frame in self.ring.shared().take_injected(burst.room()) {
             let Some(head) = burst.next_head() else { break };
             head.vnet = VnetHeader::default();
             let bytes = head.begin(frame.len() as u32, frame.len());
