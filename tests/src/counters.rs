@@ -30,6 +30,10 @@ pub struct PortCounters {
     pub forwarded: u64,
     /// Deliveries tried at this egress port.
     pub offered: u64,
+    /// Bursts in which its frames were taken.
+    pub rx_bursts: u64,
+    /// What those took.
+    pub cycles: u64,
     /// Dropped frames by reason.
     pub drops: Vec<(String, u64)>,
 }
@@ -54,6 +58,8 @@ impl PortCounters {
             copies: number("copies")?,
             forwarded: number("forwarded")?,
             offered: number("offered")?,
+            rx_bursts: number("rx_bursts")?,
+            cycles: number("cycles")?,
             drops: drops.collect::<Result<_>>()?,
         })
     }
@@ -105,6 +111,14 @@ pub fn conservation(daemon: &Daemon) -> Result<Vec<PortCounters>> {
         ensure!(
             port.offered == port.tx_frames + egress,
             "conservation at egress: offered = tx_frames + drops does not hold: {port:?}"
+        );
+    }
+    for PortCounters { name, rx_frames, rx_bursts, cycles, .. } in &ports {
+        ensure!(
+            rx_bursts <= rx_frames
+                && (*rx_bursts > 0) == (*rx_frames > 0)
+                && (*rx_bursts > 0) == (*cycles > 0),
+            "{name}: {rx_frames} frames in {rx_bursts} bursts, which took {cycles} cycles"
         );
     }
     let sum = |what: fn(&PortCounters) -> u64| ports.iter().map(what).sum::<u64>();
