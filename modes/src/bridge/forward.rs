@@ -1,6 +1,7 @@
 //! One worker's view of a bridge: the fast path. It decides from the worker's cache; what the cache cannot
 //! answer takes the table's mutex, which is then kept to the end of the burst.
 
+use std::hint::black_box;
 use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 
 use switch_core::drop::DropReason;
@@ -9,7 +10,7 @@ use switch_core::head::Head;
 use switch_core::ids::{PortId, Vid};
 use switch_core::mode::Forwarder;
 use switch_core::time::Instant;
-use switch_core::verdict::{Verdict, Verdicts};
+use switch_core::verdict::{BURST, Verdict, Verdicts};
 
 use super::Bridge;
 use super::cache::{Answer, Cache, Tick};
@@ -77,6 +78,9 @@ impl Forwarder for BridgeForwarder {
             #[cfg(test)]
             slow: 0,
         };
+        if burst.cache.is_large() {
+            burst.touch(heads);
+        }
         for (head, verdict) in heads.iter().zip(out.as_mut_slice()) {
             *verdict = burst.decide(head);
         }
@@ -95,7 +99,41 @@ const GROUP: u64 = 1 << 40;
 /// The reserved addresses, without their last four bits.
 const RESERVED: u64 = 0x0180_c200_0000;
 
+/// Destination and source as numbers.
+#[inline(always)]
+fn macs(addresses: &Addresses) -> [u64; 2] {
+    let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = addresses;
+    [[d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]]
+        .map(|[a, b, c, d, e, f]| u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+}
+
 impl Burst<'_> {
+    /// Has the cache's lines for all frames fetched at the same time. First the hashes of all, then the reads, with
+    /// nothing between them that waits for one.
+    #[inline(never)]
+    fn touch(&self, heads: &[Head]) {
+        let mut hashes = [0; 2 * BURST];
+        let mut n = 0;
+        let mut last = [0; 2];
+        for head in heads {
+            let Some(addresses) = head.bytes().first_chunk::<12>() else { continue };
+            let macs = macs(addresses);
+            for (mac, last) in macs.into_iter().zip(&mut last) {
+                // A frame that is like the one before needs nothing.
+                if mac != *last
+                    && let Some(hash) = hashes.get_mut(n)
+                {
+                    *hash = self.bridge.epochs.hash(Key::from_u64(mac, head.vlan));
+                    *last = mac;
+                    n += 1;
+                }
+            }
+        }
+        let sum = hashes[..n].iter().fold(0, |sum, &hash| sum ^ self.cache.touch(hash));
+        // The reads are what is wanted, not what was read.
+        black_box(sum);
+    }
+
     #[inline]
     fn decide(&mut self, head: &Head) -> Verdict {
         // A checked frame has both addresses; they are read as two words of which a part is the address.
@@ -108,9 +146,7 @@ impl Burst<'_> {
         {
             return *verdict;
         }
-        let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = addresses;
-        let destination = u64::from_be_bytes([0, 0, d0, d1, d2, d3, d4, d5]);
-        let source = u64::from_be_bytes([0, 0, s0, s1, s2, s3, s4, s5]);
+        let [destination, source] = macs(addresses);
         if destination & !0xf == RESERVED {
             return Verdict::Drop(DropReason::ReservedAddress);
         }
@@ -236,6 +272,8 @@ impl Burst<'_> {
     fn keep(&mut self, hash: u64, key: Key, found: Found) {
         let ageing = self.table().ageing();
         let epoch = self.bridge.epochs.current(hash);
-        self.cache.put(hash, Answer::new(key, found, ageing, epoch));
+        let stations = self.table().len();
+        self.cache.make_room(stations);
+        self.cache.put(hash, Answer::new(key, found, ageing, stations, epoch), self.tick);
     }
 }

@@ -49,6 +49,20 @@ pub(super) struct Ranks {
 }
 
 impl Ranks {
+    /// Takes room for counts up to `limit`.
+    pub(super) fn reserve(&mut self, limit: usize) {
+        self.by_count.reserve((limit + 1).saturating_sub(self.by_count.len()));
+    }
+
+    /// Forgets all ports, and keeps the room.
+    pub(super) fn clear(&mut self) {
+        self.slots.clear();
+        self.usages.clear();
+        self.free.clear();
+        self.by_count.clear();
+        self.most = 0;
+    }
+
     pub(super) fn get(&self, slot: PortSlot) -> &Usage {
         &self.usages[slot as usize]
     }

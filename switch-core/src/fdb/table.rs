@@ -1,7 +1,7 @@
 //! The forwarding database itself: no lock, no clock.
 //!
 //! - **Entries** are in a slab; a hash table of slot numbers finds them by [`Key`]. All operations on one entry
-//!   take constant time, however many there are, but for the doubling of the hash table as it grows.
+//!   take constant time, however many there are: room for the limit is reserved when that is set.
 //! - **Learned entries** are on two lists: their port's, and one of all, both least recently seen first. The
 //!   latter makes ageing a walk from its old end.
 //! - **When the table is full**, a new station takes the place of an entry that has aged out, else of the least
@@ -131,9 +131,10 @@ pub struct Table<W = ()> {
 }
 
 impl<W: Watch> Table<W> {
-    /// An empty table. The limit is cut to 1 to [`LIMIT_MAX`]; memory is taken as entries come.
+    /// An empty table. The limit is cut to 1 to [`LIMIT_MAX`]. Address space for as many entries is taken at once, so
+    /// that nobody waits while a table that has grown is moved; most of it becomes memory as entries come.
     pub fn new(ageing: Duration, limit: usize, watch: W) -> Self {
-        Self {
+        let mut this = Self {
             index: HashTable::new(),
             hash: KeyHash::new(),
             entries: Vec::new(),
@@ -145,7 +146,18 @@ impl<W: Watch> Table<W> {
             limit: limit.clamp(1, LIMIT_MAX),
             latest: Instant::ORIGIN,
             watch,
-        }
+        };
+        this.reserve();
+        this
+    }
+
+    /// Takes the room that the limit may need.
+    fn reserve(&mut self) {
+        let more = self.limit.saturating_sub(self.len());
+        let (entries, hasher) = (&self.entries, &self.hash);
+        self.index.reserve(more, |&i| hasher.hash(entries[i as usize].key));
+        self.entries.reserve(self.limit.saturating_sub(self.entries.len()));
+        self.ports.reserve(self.limit);
     }
 
     /// Entries that take room in the table: aged ones do until [`Table::tick`] finds them.
@@ -255,6 +267,7 @@ impl<W: Watch> Table<W> {
     /// than that, [`Table::shrink`] is to follow.
     pub fn configure(&mut self, ageing: Duration, limit: usize) {
         self.limit = limit.clamp(1, LIMIT_MAX);
+        self.reserve();
         if ageing != self.ageing {
             self.ageing = ageing;
             // Entries now end at another time than their copies say.
@@ -441,7 +454,7 @@ impl<W: Watch> Table<W> {
         self.entries.clear();
         self.free = NONE;
         self.by_age = List::EMPTY;
-        self.ports = Ranks::default();
+        self.ports.clear();
         self.statics = 0;
         for entry in kept {
             let key = Key::new(entry.mac, entry.vlan);
