@@ -119,6 +119,13 @@ pub(crate) const QEMU: Program = Program {
 /// Tells a switch where an interface is.
 pub(crate) const PING: Program =
     Program { name: "ping", file: "ping", package: "iputils-ping", version: || first_line("ping", "-V") };
+/// The kernel's packet filter.
+pub(crate) const NFT: Program = Program {
+    name: "nftables",
+    file: "nft",
+    package: "nftables",
+    version: || first_line("nft", "--version"),
+};
 
 /// The part of all processors' time that is used while nothing of the benchmark's runs.
 ///

@@ -6,7 +6,7 @@
 //! on purpose while the back-end reads it.
 //!
 //! Invariants: a window lies inside its mapping for as long as it lives, and no reference to guest memory is ever made,
-//! because the back-end (and a hostile test) writes it at any time. With [`rows`] this is the crate's only module with
+//! because the back-end (and a hostile test) writes it at any time. With `rows` this is the crate's only module with
 //! `unsafe`.
 #![allow(unsafe_code)]
 

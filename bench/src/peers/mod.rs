@@ -3,6 +3,7 @@
 mod kernel_bridge;
 mod ovs;
 mod reflector;
+mod router;
 mod tap_loop;
 mod testpmd_io;
 mod vde;
@@ -17,6 +18,7 @@ use anyhow::Result;
 use crate::guard::{Job, Line, Netns, run};
 use crate::machine::{self, Program};
 pub(crate) use ovs::VSWITCHD;
+pub(crate) use router::{RouterPeer, RouterSwitch, Work};
 use wires::veths;
 pub(crate) use wires::{GuestPeer, GuestSwitch, INTERFACES, MixedPeer, MixedSwitch, NetdevPeer};
 

@@ -5,6 +5,7 @@ mod hostile;
 mod idle;
 mod netdev;
 mod ports;
+mod routers;
 mod scale_macs;
 mod tap;
 mod v2t;
@@ -65,6 +66,8 @@ pub(crate) const ALL: &[Entry] = &[
     scale_macs::ENTRY,
     idle::ENTRY,
     hostile::ENTRY,
+    routers::NAT,
+    routers::ROUTED,
 ];
 
 /// The names of peers beside ours.

@@ -5,6 +5,7 @@ use super::value::{MTU_MAX, MTU_MIN, parse_choice, parse_mac, parse_number, pars
 use super::words::Claim;
 use super::{Mode, ModelError, NetworkSpec, Rate, check_interface, check_name, check_socket_path, shown};
 use ipnetwork::IpNetwork;
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use switch_core::{MacAddr, Vid};
 
 const QUEUES_MAX: u16 = 16;
 const IPS_MAX: usize = 64;
-const ROUTES_MAX: usize = 64;
+const ROUTES_MAX: usize = 131_072;
 /// The smallest MTU of an IPv6 link, in bytes (RFC 8200, 5).
 const MTU6_MIN: u16 = 1280;
 
@@ -228,7 +229,9 @@ impl PortSpec {
                 other.name, network.name
             ));
         }
-        let route = self.routes.iter().find(|route| other.routes.contains(route))?;
+        // There may be many of both.
+        let others: HashSet<&IpNetwork> = other.routes.iter().collect();
+        let route = self.routes.iter().find(|route| others.contains(route))?;
         Some(format!(
             "routes={route} is port {}'s on network {}: give each its own",
             other.name, network.name
@@ -387,7 +390,7 @@ fn parse_ips(value: &str) -> Result<Vec<IpAddr>, ModelError> {
 }
 
 fn parse_routes(value: &str) -> Result<Vec<IpNetwork>, ModelError> {
-    let mut routes = Vec::new();
+    let (mut routes, mut given) = (Vec::new(), HashSet::new());
     for text in value.split(',') {
         let error = |why: &str| Err(ModelError::new(format!("{} {why}", shown(text))));
         let route = text.contains('/').then(|| text.parse::<IpNetwork>().ok()).flatten();
@@ -403,7 +406,7 @@ fn parse_routes(value: &str) -> Result<Vec<IpNetwork>, ModelError> {
         if prefix == 0 || reserved {
             return error("is not a prefix that can be behind a guest");
         }
-        if routes.contains(&route) {
+        if !given.insert(route) {
             return error("is given twice");
         }
         if routes.len() == ROUTES_MAX {

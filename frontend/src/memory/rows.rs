@@ -1,6 +1,6 @@
 //! Rows of equal length in guest memory: rings, and the buffers of a queue.
 //!
-//! A [`Window`](super::Window) checks each access. On the way of each frame that is most of the work, so [`Rows`] checks
+//! A [`super::Window`] checks each access. On the way of each frame that is most of the work, so [`Rows`] checks
 //! once, when it is made: there is a power of two of rows, a row's number is taken modulo that, and where in the row an
 //! access goes is known at compile time.
 

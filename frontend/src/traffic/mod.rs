@@ -15,7 +15,7 @@
 //! | 12 | check word over those, the receiver's number and the frame's length |
 //! | 16 | a fixed pattern |
 //!
-//! [`frame`] is that layout, [`end`] a device with what it sends and receives, [`stations`] the addresses, [`search`] the
+//! `frame` is that layout, `end` a device with what it sends and receives, `stations` the addresses, `search` the
 //! search for the highest rate without loss.
 
 mod end;
