@@ -136,8 +136,9 @@ impl Station {
     /// A station with one end of a veth pair, which outlives the daemon. The other end, `interface`, is in `host`.
     pub(crate) fn veth(host: &Netns, interface: &str) -> Result<Self> {
         let station = Station { namespace: Netns::new(interface)?, interface: "eth0".to_string() };
+        // The host sees the frames of a netdev port's interface, too. Without ARP it does not answer for its addresses there.
         host.run(&format!(
-            "ip link add {interface} type veth peer name eth0 netns {}; ip link set {interface} up",
+            "ip link add {interface} type veth peer name eth0 netns {}; ip link set {interface} up arp off",
             station.namespace.name()
         ))?;
         station.run("ip link set eth0 up")?;

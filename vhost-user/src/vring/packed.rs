@@ -23,8 +23,7 @@
 //!   of the next available and that of the next used descriptor;
 //! - nothing is published but by one release store, of the first used descriptor of a burst: the driver looks at
 //!   that place and no further (2.8.2, 2.8.9), so it sees all of a burst or nothing. After an error a burst
-//!   is never published, and the ring not used again: what it wrote behind that place is not what the driver
-//!   left there.
+//!   is never published, and the ring not used again.
 //!
 //! **Where a ring goes on.** A split ring has the device's position in its memory, as the used index. A packed ring
 //! has not, and to begin anywhere else is to read and write buffers that the guest has back already. So the device keeps
@@ -108,8 +107,11 @@ pub(crate) struct PackedRing {
     next: u16,
     /// The place of the next chain of this burst.
     cursor: u16,
-    /// The used descriptor at `next`, kept back until the others are written.
+    /// The used descriptor at `next`, written when the others are.
     first_used: u64,
+    /// The others of this burst, with their places: written together, when all frames are copied, so that one who kills
+    /// us finds us between them as seldom as can be. As many as the ring has chains at most.
+    further_used: Vec<(u16, u64)>,
     /// The place after the last chain that was written as used.
     used_to: u16,
     /// What is in the flags of `device_event`.
@@ -174,6 +176,7 @@ impl PackedRing {
             next: START,
             cursor: START,
             first_used: 0,
+            further_used: Vec::with_capacity(usize::from(size)),
             used_to: START,
             kicks: DISABLE,
             direction,
@@ -455,14 +458,18 @@ impl Ring for PackedRing {
         self.used_to = chain.end;
         if i == 0 {
             self.first_used = used;
+            self.further_used.clear();
         } else {
-            self.used_half(chain.at).store(used.to_le(), Ordering::Relaxed);
+            self.further_used.push((chain.at, used));
         }
     }
 
     #[inline(always)]
     fn publish(&mut self, n: usize) {
         if n > 0 {
+            for &(at, used) in &self.further_used {
+                self.used_half(at).store(used.to_le(), Ordering::Relaxed);
+            }
             self.publish_to(self.first_used, self.used_to);
         }
     }
@@ -474,10 +481,15 @@ impl Ring for PackedRing {
             // One used descriptor for all, where the first of them was, with the ID of the last (2.8.8).
             self.publish_to(self.used(self.next, last.id, 0), last.end);
         } else {
+            let mut first = 0;
             for (i, &chain) in chains.iter().enumerate() {
-                self.write_used(i, chain, 0);
+                let used = self.used(chain.at, chain.id, 0);
+                match i {
+                    0 => first = used,
+                    _ => self.used_half(chain.at).store(used.to_le(), Ordering::Relaxed),
+                }
             }
-            self.publish(chains.len());
+            self.publish_to(first, last.end);
         }
     }
 
