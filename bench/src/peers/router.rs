@@ -181,7 +181,7 @@ fn weft(switch: &mut RouterSwitch, dir: &Path, cpu: usize, work: Work) -> Result
     let mut job = launch(&line, &dir.join("weft.log"), &mut switch.commands)?;
     await_file(&mut job, &socket)?;
     switch.jobs.push(job);
-    let show = Line::new(&binary).arg("--socket").arg(text(&socket)).words("net show n --json");
+    let show = Line::new(&binary).arg("--socket").arg(text(&socket)).words("--json net show n");
     let shown: Value = serde_json::from_str(&run(&show, LIMIT)?)?;
     let mac =
         shown["resolved"]["gateway_mac"].as_str().context("the network has no gateway's MAC address")?;
