@@ -10,8 +10,8 @@
 //! Beside that, turns that take longer than a [`QUANTUM`] are paid for in rounds that the queue sits out, so that
 //! queues which all have work share the time and not the number of turns.
 //!
-//! So the excess of one queue takes less than a hundredth of its neighbours' time, and of their frames delays too
-//! few to be seen in the 99th percentile. So that single delays stay short, a queue whose bursts take longer than
+//! So the excess of one queue takes less than a hundredth of its neighbours' time, and of their frames delays
+//! few. So that single delays stay short, a queue whose bursts take longer than
 //! [`TURN`] has fewer frames in each; that holds for long frames of honest guests, too.
 //!
 //! Ticks go on while a worker waits for its CPU, so a burst may be charged what its guest is not to blame for: a debt is
