@@ -1,6 +1,6 @@
 //! `netdev`: TCP and small frames between two network namespaces on veth pairs, whose other ends are the switch's ports.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
 use super::tap::Load;
 use super::{Benchmark, Entry};
@@ -8,7 +8,7 @@ use crate::flags::Choices;
 use crate::machine::{self, Program};
 use crate::peers::{NetdevPeer, WEFT};
 use crate::results::Scenario;
-use crate::rounds::{Plan, Run, rounds};
+use crate::rounds::Plan;
 
 pub(super) const ENTRY: Entry = Entry {
     name: "netdev",
@@ -52,13 +52,9 @@ impl Benchmark for Netdev {
         let mut scenario = plan.scenario(ENTRY.name, about);
         let names: Vec<&str> = self.peers.iter().map(|peer| peer.name()).collect();
         for load in LOADS {
-            rounds(&mut scenario, load.cell(&names), load.generator(), |turn| {
-                let Some(peer) = self.peers.iter().find(|known| known.name() == turn.peer) else {
-                    bail!("no such peer");
-                };
-                let switch = peer.start(turn.dir, plan.switch_cpu)?;
-                let measured = load.put(&switch, turn, plan)?;
-                Ok(Some(Run { switch: switch.commands.clone(), measured }))
+            load.measure(&mut scenario, &names, plan, |turn| {
+                let peer = self.peers.iter().find(|known| known.name() == turn.peer);
+                peer.context("no such peer")?.start(turn.dir, plan.switch_cpu)
             })?;
         }
         Ok(scenario)

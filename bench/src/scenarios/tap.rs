@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
 use super::{Benchmark, Entry};
 use crate::flags::Choices;
@@ -51,7 +51,7 @@ pub(super) enum Load {
 impl Load {
     pub(super) const ALL: [Load; 3] = [Load::Tcp, Load::TcpCut, Load::Frames];
 
-    pub(super) fn cell(self, peers: &[&str]) -> Cell {
+    fn cell(self, peers: &[&str]) -> Cell {
         let (name, measures) = match self {
             Load::Tcp => ("TCP, one connection", &[THROUGHPUT][..]),
             Load::TcpCut => ("TCP without segmentation offload", &[THROUGHPUT][..]),
@@ -61,7 +61,7 @@ impl Load {
     }
 
     /// What drives it, where command lines are listed.
-    pub(super) fn generator(self) -> &'static str {
+    fn generator(self) -> &'static str {
         match self {
             Load::Tcp => "iperf3",
             Load::TcpCut => "iperf3, segments cut",
@@ -69,11 +69,29 @@ impl Load {
         }
     }
 
+    /// Measures it in rounds, on the switches that `start` starts.
+    ///
+    /// # Errors
+    /// It was interrupted.
+    pub(super) fn measure(
+        self,
+        scenario: &mut Scenario,
+        peers: &[&str],
+        plan: &Plan,
+        start: impl Fn(&Turn<'_>) -> Result<TapSwitch>,
+    ) -> Result<()> {
+        rounds(scenario, self.cell(peers), self.generator(), |turn| {
+            let switch = start(turn)?;
+            let measured = self.put(&switch, turn, plan)?;
+            Ok(Some(Run { switch: switch.commands.clone(), measured }))
+        })
+    }
+
     /// Puts it on a switch.
     ///
     /// # Errors
     /// The generator fails, or nothing comes through.
-    pub(super) fn put(self, switch: &TapSwitch, turn: &Turn<'_>, plan: &Plan) -> Result<Measured> {
+    fn put(self, switch: &TapSwitch, turn: &Turn<'_>, plan: &Plan) -> Result<Measured> {
         let mut commands = Vec::new();
         if self == Load::TcpCut {
             for (end, interface) in switch.ends.iter().zip(INTERFACES) {
@@ -142,13 +160,9 @@ impl Benchmark for Tap {
         let mut scenario = plan.scenario(ENTRY.name, about);
         let names: Vec<&str> = self.peers.iter().map(|peer| peer.name()).collect();
         for load in Load::ALL {
-            rounds(&mut scenario, load.cell(&names), load.generator(), |turn| {
-                let Some(peer) = self.peers.iter().find(|known| known.name() == turn.peer) else {
-                    bail!("no such peer");
-                };
-                let switch = peer.start(turn.dir, plan.switch_cpu)?;
-                let measured = load.put(&switch, turn, plan)?;
-                Ok(Some(Run { switch: switch.commands.clone(), measured }))
+            load.measure(&mut scenario, &names, plan, |turn| {
+                let peer = self.peers.iter().find(|known| known.name() == turn.peer);
+                peer.context("no such peer")?.start(turn.dir, plan.switch_cpu)
             })?;
         }
         Ok(scenario)
