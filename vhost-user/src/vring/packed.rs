@@ -176,7 +176,11 @@ impl PackedRing {
             next: START,
             cursor: START,
             first_used: 0,
-            further_used: Vec::with_capacity(usize::from(size)),
+            // What was read is given back without it.
+            further_used: match direction {
+                Direction::Writable => Vec::with_capacity(usize::from(size)),
+                Direction::Readable => Vec::new(),
+            },
             used_to: START,
             kicks: DISABLE,
             direction,
