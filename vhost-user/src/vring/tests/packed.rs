@@ -5,11 +5,12 @@ use std::sync::Arc;
 use datapath::port::RxDrops;
 use datapath::{Burst, PortError, RxQueue};
 
-use super::packed_driver::{AVAIL, Driver, INDIRECT, NEXT, USED, WRITE, counter, rx, tx};
+use super::packed_driver::{AVAIL, Driver, INDIRECT, NEXT, USED, WRITE, counter, ring, rx, tx};
 use super::{MODERN, push};
 use crate::features;
 use crate::vring::chain::CHAIN_MAX;
 use crate::vring::packed::START;
+use crate::vring::ring::Ring;
 use crate::vring::{AnyRing, Direction, SetupError};
 
 const PACKED: u64 = MODERN | 1 << features::RING_PACKED;
@@ -226,6 +227,27 @@ fn a_frame_over_several_buffers_appears_at_once() {
     assert_eq!(used(0), (AVAIL | USED | WRITE, 0, 64));
     assert_eq!(used(1), (AVAIL | USED | WRITE, 1, 48));
     assert_eq!(driver.flags(2), AVAIL | WRITE);
+}
+
+/// Who kills the device in the middle of a burst finds the ring as the driver left it.
+#[test]
+fn a_burst_writes_nothing_into_the_ring_before_it_is_published() {
+    let driver = Driver::new(8);
+    let made_available = |slot| driver.set(slot, B, 256, slot, AVAIL | WRITE);
+    (0..3).for_each(made_available);
+    let mut ring = ring(&driver, PACKED, None, Direction::Writable);
+    assert!(ring.begin(3).unwrap() > 0);
+    for i in 0..3 {
+        let (chain, _) = ring.chain(i).unwrap().unwrap();
+        ring.write_used(i, chain, 100);
+    }
+    for slot in 0..3 {
+        assert_eq!((driver.len(slot), driver.flags(slot)), (256, AVAIL | WRITE), "slot {slot}");
+    }
+    ring.publish(3);
+    for slot in 0..3 {
+        assert_eq!((driver.len(slot), driver.flags(slot) & USED), (100, USED), "slot {slot}");
+    }
 }
 
 #[test]

@@ -112,7 +112,7 @@ fn descriptor(addr: u64, len: u32, id: u16, flags: u16) -> [u8; 16] {
     bytes
 }
 
-fn ring(driver: &Driver, features: u64, next: Option<u32>, direction: Direction) -> PackedRing {
+pub(super) fn ring(driver: &Driver, features: u64, next: Option<u32>, direction: Direction) -> PackedRing {
     let setup = driver.setup(features | 1 << features::RING_PACKED, next);
     PackedRing::new(&setup, direction, Arc::clone(&driver.mock.memory), Arc::clone(&driver.mock.shared))
         .unwrap()
