@@ -11,6 +11,8 @@ pub use packed::PackedQueue;
 pub use queue::Queue;
 pub use split::SplitQueue;
 
+use crate::memory::{GuestMemory, Window};
+
 /// How a queue is made.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
@@ -34,6 +36,23 @@ impl Setup {
     #[must_use]
     pub fn new(size: u16) -> Self {
         Setup { size, event_idx: false, in_order: false, indirect: Indirect::Never, indirect_max: 0, base: 0 }
+    }
+
+    /// The size, if a ring may have it (2.7, 2.8.10.1).
+    fn checked_size(&self) -> crate::Result<u16> {
+        if !self.size.is_power_of_two() || self.size > 32768 {
+            return Err(crate::Error::Config(RingError::Size(self.size).to_string()));
+        }
+        Ok(self.size)
+    }
+
+    /// Room for an indirect table for each descriptor, with its guest-physical address, if there are to be any.
+    fn alloc_tables(&self, memory: &mut GuestMemory) -> crate::Result<Option<(u64, Window)>> {
+        if self.indirect == Indirect::Never {
+            return Ok(None);
+        }
+        let bytes = u64::from(self.size) * u64::from(self.indirect_max.max(1)) * 16;
+        memory.alloc_window(bytes, 16).map(Some)
     }
 
     /// Whether a buffer of `pieces` goes into a table of its own.

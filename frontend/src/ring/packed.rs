@@ -11,7 +11,7 @@
 use std::sync::atomic::{Ordering, fence};
 
 use super::split::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE};
-use super::{Indirect, RingAddresses, RingError, Segment, Setup, Used};
+use super::{RingAddresses, RingError, Segment, Setup, Used};
 use crate::error::Result;
 use crate::memory::{GuestMemory, Rows, Window};
 
@@ -79,19 +79,13 @@ impl PackedQueue {
     /// # Errors
     /// [`crate::Error::Memory`] when there is no room, [`crate::Error::Config`] for a size that is not allowed.
     pub fn new(memory: &mut GuestMemory, setup: Setup) -> Result<Self> {
-        let size = setup.size;
-        if !size.is_power_of_two() || size > 32768 {
-            return Err(crate::Error::Config(RingError::Size(size).to_string()));
-        }
+        let size = setup.checked_size()?;
         let n = u64::from(size);
         // A page each, so that the areas share no cache line.
         let (desc_gpa, desc) = memory.alloc_window(16 * n, 4096)?;
         let (driver_gpa, driver) = memory.alloc_window(4, 4096)?;
         let (device_gpa, device) = memory.alloc_window(4, 4096)?;
-        let tables = match setup.indirect {
-            Indirect::Never => None,
-            _ => Some(memory.alloc_window(n * u64::from(setup.indirect_max.max(1)) * 16, 16)?),
-        };
+        let tables = setup.alloc_tables(memory)?;
         let mut queue = PackedQueue {
             size,
             mask: size - 1,

@@ -9,7 +9,7 @@
 
 use std::sync::atomic::{Ordering, fence};
 
-use super::{Indirect, RingAddresses, RingError, Segment, Setup, Used, needs_event};
+use super::{RingAddresses, RingError, Segment, Setup, Used, needs_event};
 use crate::error::Result;
 use crate::memory::{GuestMemory, Rows, Window};
 
@@ -72,19 +72,13 @@ impl SplitQueue {
     /// # Errors
     /// [`crate::Error::Memory`] when there is no room, [`crate::Error::Config`] for a size that is not allowed.
     pub fn new(memory: &mut GuestMemory, setup: Setup) -> Result<Self> {
-        let size = setup.size;
-        if !size.is_power_of_two() || size > 32768 {
-            return Err(crate::Error::Config(RingError::Size(size).to_string()));
-        }
+        let size = setup.checked_size()?;
         let n = u64::from(size);
         // A page each, so that the areas share no cache line, and legacy front-ends' alignment holds as well.
         let (desc_gpa, desc) = memory.alloc_window(16 * n, 4096)?;
         let (avail_gpa, avail) = memory.alloc_window(6 + 2 * n, 4096)?;
         let (used_gpa, used) = memory.alloc_window(6 + 8 * n, 4096)?;
-        let tables = match setup.indirect {
-            Indirect::Never => None,
-            _ => Some(memory.alloc_window(n * u64::from(setup.indirect_max.max(1)) * 16, 16)?),
-        };
+        let tables = setup.alloc_tables(memory)?;
         let mut queue = SplitQueue {
             size,
             mask: size - 1,

@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 
+use super::super::Indirect;
 use super::*;
 use crate::hash::splitmix;
 use crate::memory::Layout;
