@@ -13,26 +13,34 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("switch-core", &[]),
     ("datapath", &["switch-core"]),
     ("vhost-user", &["datapath", "switch-core"]),
+    ("sockets", &["datapath", "switch-core"]),
     ("modes", &["switch-core"]),
     ("ctl", &["switch-core"]),
     // The driver's side shares no code with the device's side that it tests.
     ("frontend", &[]),
-    ("weft", &["switch-core", "datapath", "vhost-user", "modes", "ctl", "frontend"]),
+    ("weft", &["switch-core", "datapath", "vhost-user", "sockets", "modes", "ctl", "frontend"]),
     ("tests", &["frontend"]),
-    ("bench", &["switch-core", "datapath", "vhost-user", "modes", "ctl", "frontend", "tests"]),
-    ("guard", &["switch-core", "datapath", "vhost-user", "modes", "frontend"]),
+    ("bench", &["switch-core", "datapath", "vhost-user", "sockets", "modes", "ctl", "frontend", "tests"]),
+    ("guard", &["switch-core", "datapath", "vhost-user", "sockets", "modes", "frontend"]),
     ("xtask", &[]),
 ];
 
 /// Roots of the crates that hold no unsafe code.
-const SAFE: &[&str] =
-    &["switch-core/src/lib.rs", "modes/src/lib.rs", "ctl/src/lib.rs", "src/main.rs", "tests/src/lib.rs"];
+const SAFE: &[&str] = &[
+    "switch-core/src/lib.rs",
+    "sockets/src/lib.rs",
+    "modes/src/lib.rs",
+    "ctl/src/lib.rs",
+    "src/main.rs",
+    "tests/src/lib.rs",
+];
 
 /// Words that the code of a directory may not hold, and why.
 const MAY_NOT_NAME: &[(&str, &[&str], &str)] = &[
     ("modes/src", &["vhost", "tap", "netdev", "datapath"], "a mode knows no port kind"),
     ("datapath/src", &["bridge", "routed", "nat", "modes"], "the datapath knows no mode"),
     ("vhost-user/src", &["bridge", "routed", "nat", "modes", "fdb"], "a port knows no forwarding policy"),
+    ("sockets/src", &["bridge", "routed", "nat", "modes", "fdb"], "a port knows no forwarding policy"),
 ];
 
 /// Paths of the standard library that a pure crate does not touch.

@@ -250,4 +250,11 @@ impl Bucket<'_> {
     pub fn frame(&mut self, i: usize) -> Frame<'_> {
         self.burst.frame(usize::from(self.members[i]))
     }
+
+    /// The head and the tail of frame `i` of the bucket, to be read; `i` must be below [`Bucket::len`].
+    #[inline]
+    pub fn parts(&self, i: usize) -> (&Head, &[Segment]) {
+        let i = usize::from(self.members[i]);
+        (&self.burst.heads[i], self.burst.tail(i))
+    }
 }

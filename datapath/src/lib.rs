@@ -2,6 +2,7 @@
 //!
 //! - [`burst`]: a worker's frames: heads of its own, tails where the sender has them.
 //! - [`port`]: the contract of a port: receive queues that one worker polls, a transmit side that all share.
+//! - [`buffers`], [`socket`]: where the kernel copies what is received, and what sockets need beyond safe wrappers.
 //! - [`memory`]: the only place that touches bytes which somebody else may change meanwhile.
 //! - [`path`]: one burst's way from its receive queue to its destinations.
 //! - [`topology`], [`counters`], [`police`]: what holds for ports, and what is known of them. [`ticks`]: what work took.
@@ -12,6 +13,7 @@
 //! The crate names no forwarding mode: decisions come through [`switch_core::mode`].
 
 mod balance;
+pub mod buffers;
 pub mod burst;
 pub mod counters;
 mod dispatch;
@@ -26,6 +28,7 @@ pub mod path;
 pub mod police;
 pub mod pool;
 pub mod port;
+pub mod socket;
 pub mod tap;
 pub mod ticks;
 pub mod topology;

@@ -31,7 +31,6 @@
 //!
 //! Kernel interface: packet(7), Documentation/networking/packet_mmap.rst, `net/packet/af_packet.c`.
 
-pub(crate) mod buffers;
 pub mod link;
 mod ring;
 mod rx;

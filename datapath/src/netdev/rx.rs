@@ -13,9 +13,9 @@ use switch_core::offload::OffloadSet;
 use switch_core::verdict::BURST;
 use switch_core::virtio_net::{F_NEEDS_CSUM, GSO_NONE, HEADER_LEN, LEGACY_HEADER_LEN, VnetHeader};
 
-use super::buffers::{Buffers, SLOT};
 use super::ring::{Ring, Slot};
 use super::{link, socket};
+use crate::buffers::{Buffers, SLOT};
 use crate::burst::Burst;
 use crate::port::{Armed, PortError, RxDrops, RxQueue};
 
@@ -113,7 +113,7 @@ impl NetdevRx {
         let mut iov = [
             libc::iovec { iov_base: vnet.as_mut_ptr().cast(), iov_len: vnet.len() },
             libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: space.len() },
-            libc::iovec { iov_base: self.tails.next().cast(), iov_len: SLOT },
+            libc::iovec { iov_base: self.tails.place().cast(), iov_len: SLOT },
         ];
         // SAFETY: all-zero bytes are a valid msghdr: no address, no data, no control.
         let mut message: libc::msghdr = unsafe { mem::zeroed() };

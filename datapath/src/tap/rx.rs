@@ -10,8 +10,8 @@ use switch_core::offload::OffloadSet;
 use switch_core::verdict::BURST;
 use switch_core::virtio_net::{HEADER_LEN, VnetHeader};
 
+use crate::buffers::Buffers;
 use crate::burst::Burst;
-use crate::netdev::buffers::Buffers;
 use crate::port::{Armed, PortError, RxDrops, RxQueue};
 
 /// One queue of a tap, read a frame at a time into a pool of its own.

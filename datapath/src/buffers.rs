@@ -14,16 +14,16 @@ use switch_core::virtio_net::HEADER_LEN;
 use crate::memory::Segment;
 
 /// A burst takes no further frame once what it keeps has this many bytes.
-pub(crate) const BURST_BYTES: usize = 256 * 1024;
+pub const BURST_BYTES: usize = 256 * 1024;
 /// Bytes that one frame may write: a virtio-net header, the longest frame, and one more, which tells a longer one.
-pub(crate) const SLOT: usize = (HEADER_LEN + FRAME_MAX + 1).next_multiple_of(LINE);
+pub const SLOT: usize = (HEADER_LEN + FRAME_MAX + 1).next_multiple_of(LINE);
 
 const LINE: usize = 64;
 const SIZE: usize = BURST_BYTES + SLOT;
 
 /// See the module's text. Owned by its receive queue. What a [`Segment`] names is never behind a reference; the
 /// bytes after it may be ([`Buffers::slot`]).
-pub(crate) struct Buffers {
+pub struct Buffers {
     base: NonNull<u8>,
     used: usize,
 }
@@ -37,7 +37,8 @@ impl Buffers {
         Err(_) => unreachable!(),
     };
 
-    pub(crate) fn new() -> Self {
+    /// Memory for one burst.
+    pub fn new() -> Self {
         // SAFETY: the layout's size is not zero.
         let base = unsafe { alloc::alloc_zeroed(Self::LAYOUT) };
         let Some(base) = NonNull::new(base) else { alloc::handle_alloc_error(Self::LAYOUT) };
@@ -46,19 +47,19 @@ impl Buffers {
 
     /// Forgets what the last burst kept.
     #[inline]
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.used = 0;
     }
 
     /// True if the burst has had its share.
     #[inline]
-    pub(crate) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.used >= BURST_BYTES
     }
 
     /// Where the next frame or tail may be written: [`SLOT`] bytes, if the pool is not full.
     #[inline]
-    pub(crate) fn next(&mut self) -> *mut u8 {
+    pub(crate) fn place(&mut self) -> *mut u8 {
         debug_assert!(!self.is_full());
         // SAFETY: `used` is below BURST_BYTES or was checked to be when it last grew (`take`), so SLOT bytes
         // follow within the allocation.
@@ -68,21 +69,27 @@ impl Buffers {
     /// The same place as a slice, for a system call to write to. What is written there and not taken is
     /// overwritten by the next frame.
     #[inline]
-    pub(crate) fn slot(&mut self) -> &mut [MaybeUninit<u8>] {
+    pub fn slot(&mut self) -> &mut [MaybeUninit<u8>] {
         // SAFETY: SLOT bytes are in the allocation (see `next`) and ours alone: no segment of this burst names
         // them, as they follow all that was taken, and none can be made while the slice is borrowed.
-        unsafe { std::slice::from_raw_parts_mut(self.next().cast(), SLOT) }
+        unsafe { std::slice::from_raw_parts_mut(self.place().cast(), SLOT) }
     }
 
-    /// The `len` bytes just written at [`Buffers::next`], as a segment; `len` is at most [`SLOT`].
+    /// The `len` bytes just written at [`Buffers::place`], as a segment; `len` is at most [`SLOT`].
     #[inline]
-    pub(crate) fn take(&mut self, len: usize) -> Segment {
+    pub fn take(&mut self, len: usize) -> Segment {
         let len = len.min(SLOT);
-        let at = self.next();
+        let at = self.place();
         self.used = self.used.min(BURST_BYTES) + len.next_multiple_of(LINE);
         // SAFETY: `len <= SLOT` bytes are in the allocation, which lives as long as the queue; the queue writes
         // there again only after `reset`, in the `rx_burst` that follows `release`.
         unsafe { Segment::new(at, len as u32) }
+    }
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -106,16 +113,16 @@ mod tests {
     #[test]
     fn tails_follow_each_other_and_never_leave_the_pool() {
         let mut buffers = Buffers::new();
-        let base = buffers.next() as usize;
+        let base = buffers.place() as usize;
         let first = buffers.take(100);
         assert_eq!((first.as_ptr() as usize, first.len()), (base, 100));
-        assert_eq!(buffers.next() as usize, base + 128, "the next one begins a line");
+        assert_eq!(buffers.place() as usize, base + 128, "the next one begins a line");
         while !buffers.is_full() {
-            assert!(buffers.next() as usize + SLOT <= base + SIZE);
-            assert_eq!(buffers.slot().as_ptr() as usize, buffers.next() as usize);
+            assert!(buffers.place() as usize + SLOT <= base + SIZE);
+            assert_eq!(buffers.slot().as_ptr() as usize, buffers.place() as usize);
             buffers.take(SLOT);
         }
         buffers.reset();
-        assert_eq!(buffers.next() as usize, base);
+        assert_eq!(buffers.place() as usize, base);
     }
 }

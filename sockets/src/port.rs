@@ -1,0 +1,133 @@
+//! The port as workers see it: a receive queue, a transmit side, and the lock between them and whoever controls the port.
+//!
+//! The lock is held for one bucket or one burst. Whoever polls the queue and whoever transmits may be different workers;
+//! what the one makes the other send (an acknowledgment, say) wakes it by a doorbell, if it sleeps.
+//!
+//! The queue's descriptor is an epoll descriptor of the port's own, in which are its sockets, its timer and its doorbell:
+//! epoll descriptors nest.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use datapath::buffers::Buffers;
+use datapath::port::RxDrops;
+use datapath::{Armed, Bucket, Burst, PortError, RxQueue, TxPort, TxReport};
+use rustix::io::Errno;
+use switch_core::Instant;
+use switch_core::offload::OffloadSet;
+
+use crate::counters::Counters;
+use crate::engine::Engine;
+use crate::fill::Fill;
+use crate::policy::Policy;
+use crate::settings::Settings;
+
+#[derive(Debug)]
+struct Shared {
+    engine: Mutex<Engine>,
+    counters: Arc<Counters>,
+    origin: std::time::Instant,
+    wake: RawFd,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
+    fn now(&self) -> Instant {
+        Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// What may be asked and changed while the port is in use.
+#[derive(Clone, Debug)]
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+/// The port's receive queue: frames into the network.
+#[derive(Debug)]
+pub struct SocketsRx {
+    shared: Arc<Shared>,
+    pool: Buffers,
+}
+
+/// The port's transmit side: frames out of the network.
+#[derive(Clone, Debug)]
+pub struct SocketsTx {
+    shared: Arc<Shared>,
+}
+
+/// Opens a port.
+///
+/// # Errors
+/// No descriptor to be had.
+pub fn open(settings: Settings) -> io::Result<(Control, SocketsRx, SocketsTx)> {
+    let counters = Arc::new(Counters::default());
+    let engine = Engine::new(settings, Arc::clone(&counters))?;
+    let wake = engine.wake_fd();
+    let shared =
+        Arc::new(Shared { engine: Mutex::new(engine), counters, origin: std::time::Instant::now(), wake });
+    let rx = SocketsRx { shared: Arc::clone(&shared), pool: Buffers::new() };
+    Ok((Control { shared: Arc::clone(&shared) }, rx, SocketsTx { shared }))
+}
+
+impl Control {
+    /// What was counted since the port was opened.
+    pub fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Sets the outbound filter, for flows that begin from now on.
+    pub fn set_policy(&self, policy: Arc<Policy>) {
+        self.shared.lock().settings_mut().outbound = policy;
+    }
+}
+
+fn broken(error: Errno) -> PortError {
+    PortError::Io { what: "waiting for sockets", source: error.into() }
+}
+
+impl RxQueue for SocketsRx {
+    fn rx_burst(&mut self, burst: &mut Burst, _drops: &mut RxDrops) -> Result<usize, PortError> {
+        burst.accepted = OffloadSet::ALL;
+        self.pool.reset();
+        let now = self.shared.now();
+        let fill = &mut Fill::new(burst, &mut self.pool);
+        self.shared.lock().burst(now, fill).map_err(broken)?;
+        Ok(burst.len())
+    }
+
+    fn release(&mut self) {
+        // The pool is the queue's own; the next burst begins it anew.
+    }
+
+    fn wake_fd(&self) -> RawFd {
+        self.shared.wake
+    }
+
+    fn arm(&mut self) -> Result<Armed, PortError> {
+        let now = self.shared.now();
+        let sleeps = self.shared.lock().arm(now).map_err(broken)?;
+        Ok(if sleeps { Armed::Sleeping } else { Armed::Work })
+    }
+
+    fn disarm(&mut self) {
+        self.shared.lock().disarm();
+    }
+}
+
+impl TxPort for SocketsTx {
+    fn offloads(&self) -> OffloadSet {
+        OffloadSet::ALL
+    }
+
+    /// Every frame is taken: what becomes of it is the flow's affair, and counted by name ([`Counters`]).
+    fn tx_burst(&self, _worker: usize, frames: &mut Bucket<'_>) -> Result<TxReport, PortError> {
+        let now = self.shared.now();
+        self.shared.lock().frames(now, frames);
+        Ok(TxReport::default())
+    }
+}
