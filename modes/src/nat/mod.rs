@@ -9,14 +9,17 @@
 //!   unknown neighbours, expired hop limits, packets too big, fragments, options, ICMP errors.
 //! - `egress=host` (`host`): the router is the host's IP stack, behind the host interface. What the gateway serves
 //!   (DHCP, DNS, router solicitations) stays with it.
+//! - `egress=user` (`user`): the router is the host's sockets, behind a port of its own; likewise, but the gateway
+//!   answers for its addresses itself. The two share their forwarder (`beyond`).
 //!
 //! # What the ports must be
-//! The uplink is a port of the network for unicast, but no member of its floods: a bridge cannot say "all but one".
+//! The uplink, or the port of the sockets, is a port of the network for unicast, but no member of its floods: a bridge cannot say "all but one".
 //!
 //! # Threads
 //! Workers share the bridge, the translators, the neighbours, and `Shared`, what is known of ports and of the
 //! uplink: an immutable value behind an epoch, of which each keeps a copy.
 
+mod beyond;
 mod dhcp;
 mod echo;
 mod forward;
@@ -25,6 +28,7 @@ mod host;
 mod settings;
 mod slow;
 mod translate;
+mod user;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +48,7 @@ use crate::bridge::{Bridge, BridgeForwarder};
 use crate::gateway::SlowPath;
 use crate::router::{Limits, Link, Neighbors, Station};
 
+use beyond::BeyondForwarder;
 use settings::Inside;
 pub use settings::{Egress, Settings, Uplink, UplinkAddress};
 
@@ -237,9 +242,10 @@ impl Mode for Nat {
     fn forwarder(self: Arc<Self>) -> Box<dyn Forwarder> {
         let bridge = BridgeForwarder::new(Arc::clone(&self.bridge));
         let shared = Arc::clone(&self.shared);
-        match self.translates() {
-            true => Box::new(forward::NatForwarder::new(bridge, shared)),
-            false => Box::new(host::HostForwarder::new(bridge, shared)),
+        match self.shared.settings.egress {
+            Egress::Uplink(_) => Box::new(forward::NatForwarder::new(bridge, shared)),
+            Egress::Host => Box::new(BeyondForwarder::<host::HostStack>::new(bridge, shared)),
+            Egress::User => Box::new(BeyondForwarder::<user::Sockets>::new(bridge, shared)),
         }
     }
 

@@ -18,11 +18,12 @@ pub struct Settings {
     pub subnets: Vec<IpNetwork>,
     /// The gateway's addresses in them. The link-local address of its MAC address is its own anyway.
     pub gateway: Vec<IpAddr>,
-    /// The gateway's MAC address; with [`Egress::Host`] it is the host interface's, too.
+    /// The gateway's MAC address; with [`Egress::Host`] it is the host interface's, too, with [`Egress::User`] that
+    /// of the sockets' port.
     pub mac: MacAddr,
     /// Where packets leave.
     pub egress: Egress,
-    /// The translation's settings: filtering, quotas, timeouts, seed. Of no use with [`Egress::Host`].
+    /// The translation's settings: filtering, quotas, timeouts, seed. Of use with [`Egress::Uplink`] only.
     pub napt: napt::Settings,
     /// The bridge's ageing time.
     pub ageing: Duration,
@@ -35,6 +36,9 @@ pub struct Settings {
 pub enum Egress {
     /// By the host's IP stack.
     Host,
+    /// By the host's sockets: a port with [`Role::Uplink`](switch_core::mode::Role::Uplink) that makes connections of
+    /// what guests send, and frames of what comes back.
+    User,
     /// By a port of our own, translated by us.
     Uplink(Uplink),
 }
@@ -87,7 +91,7 @@ impl Settings {
     pub(super) fn uplink(&self) -> Option<&Uplink> {
         match &self.egress {
             Egress::Uplink(uplink) => Some(uplink),
-            Egress::Host => None,
+            Egress::Host | Egress::User => None,
         }
     }
 

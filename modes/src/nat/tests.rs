@@ -10,6 +10,7 @@ mod fragments;
 mod host;
 mod hostile;
 mod traffic;
+mod user;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
