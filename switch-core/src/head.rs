@@ -175,6 +175,15 @@ impl Head {
         &self.buffer.0[from..end]
     }
 
+    /// `prefix`, at most [`VNET_ROOM`] bytes, and the head right behind it, in one slice.
+    #[inline]
+    pub fn with_prefix<const N: usize>(&mut self, prefix: [u8; N]) -> &[u8] {
+        const { assert!(N <= VNET_ROOM) };
+        let start = usize::from(self.start);
+        self.buffer.0[start - N..start].copy_from_slice(&prefix);
+        &self.buffer.0[start - N..start + usize::from(self.len)]
+    }
+
     /// The destination address; zero on a head too short to have one.
     #[inline]
     pub fn destination(&self) -> MacAddr {

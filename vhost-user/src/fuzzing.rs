@@ -8,7 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use datapath::peer::{Peers, Role};
 use datapath::port::RxDrops;
+use datapath::unix::Link;
 use datapath::{Burst, QueueHost, QueueId, RxQueue, TxPort};
 use rustix::fs::MemfdFlags;
 use switch_core::ids::Registry;
@@ -16,9 +18,8 @@ use switch_core::verdict::BURST;
 use switch_core::{Head, PortId};
 
 use crate::memory::{GuestMemory, RegionSpec};
-use crate::port::{PortConfig, Role, Shared};
+use crate::port::{PortConfig, Shared};
 use crate::session::Runner;
-use crate::session::socket::Link;
 use crate::vring::copy::segment_of;
 use crate::vring::notify::Event;
 use crate::vring::rx::OnBroken;
@@ -223,7 +224,7 @@ pub fn session(stream: UnixStream) -> io::Result<()> {
     *host.tx.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&shared) as Arc<dyn TxPort>);
     let runner = Runner {
         config,
-        link: Link::Client(PathBuf::new()),
+        peers: Peers::new(Link::Client(PathBuf::new())),
         shared,
         host: Arc::clone(&host) as Arc<dyn QueueHost>,
     };

@@ -24,9 +24,7 @@ mod transmit;
 #[allow(unsafe_code, reason = "memory that the guest writes at the same time")]
 mod vring;
 
+pub use datapath::peer::{OnChange, PortState, Role};
+pub use datapath::unix::ListenError;
 pub use memory::{MemoryError, RegionSpec, SLOTS_MAX};
-pub use port::{
-    OnChange, PortConfig, PortInfo, PortSetupError, PortState, QUEUE_PAIRS_MAX, RegionInfo, RingInfo, Role,
-    VhostUserPort,
-};
-pub use session::socket::ListenError;
+pub use port::{PortConfig, PortInfo, PortSetupError, QUEUE_PAIRS_MAX, RegionInfo, RingInfo, VhostUserPort};

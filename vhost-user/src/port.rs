@@ -6,17 +6,17 @@
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use datapath::peer::{Life, OnChange, Peers, PortState, Role};
+use datapath::unix::{Link, ListenError, Listener};
 use datapath::{Bucket, PortError, QueueHost, TxPort, TxReport};
 use switch_core::PortId;
 use switch_core::offload::OffloadSet;
 
 use crate::features;
 use crate::session::Runner;
-use crate::session::socket::{Link, ListenError, Listener};
 use crate::transmit::TxSide;
 use crate::vring::RingShared;
 use crate::vring::notify::Event;
@@ -26,16 +26,6 @@ use crate::vring::rx::OnBroken;
 pub const QUEUE_PAIRS_MAX: u16 = 64;
 /// A session's thread needs little; the request handler's largest message is 4 KB.
 const STACK: usize = 256 * 1024;
-
-/// Who listens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Role {
-    /// We do; the front-end connects.
-    #[default]
-    Server,
-    /// The front-end does; we connect, and connect again.
-    Client,
-}
 
 /// What a port is made of.
 #[derive(Clone, Debug)]
@@ -51,23 +41,6 @@ pub struct PortConfig {
     /// The port's MTU. A front-end that asks for a larger one (`NET_SET_MTU`) is refused.
     pub mtu: Option<u16>,
 }
-
-/// What a port is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PortState {
-    /// Nobody is connected, or the guest's driver has not set its rings up.
-    Waiting,
-    /// The guest's driver is there: a ring runs.
-    Up,
-    /// The last session, or a ring of this one, ended because of this.
-    Error(String),
-    /// The port is being removed.
-    Down,
-}
-
-/// Told of each change of state, on the session's thread, with no lock held. It may ask the port for its state, but not
-/// drop it: the drop waits for that thread.
-pub type OnChange = Arc<dyn Fn(PortState) + Send + Sync>;
 
 /// Why a port cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -156,12 +129,9 @@ pub(crate) struct SessionInfo {
 /// What the port, its session and the workers share.
 pub(crate) struct Shared {
     pub(crate) tx: TxSide,
-    wake: Arc<Event>,
-    stopping: AtomicBool,
-    state: Mutex<PortState>,
+    pub(crate) life: Life,
     session: Mutex<SessionInfo>,
     connection: Mutex<Option<Arc<UnixStream>>>,
-    on_change: OnChange,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -172,32 +142,10 @@ impl Shared {
     pub(crate) fn new(config: &PortConfig, wake: Arc<Event>, on_change: OnChange) -> Self {
         Self {
             tx: TxSide::new(config.queue_pairs, Arc::clone(&wake)),
-            wake,
-            stopping: AtomicBool::new(false),
-            state: Mutex::new(PortState::Waiting),
+            life: Life::new(wake, on_change),
             session: Mutex::default(),
             connection: Mutex::new(None),
-            on_change,
         }
-    }
-
-    pub(crate) fn wake(&self) -> &Arc<Event> {
-        &self.wake
-    }
-
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_state(&self, state: PortState) {
-        {
-            let mut now = lock(&self.state);
-            if *now == state {
-                return;
-            }
-            *now = state.clone();
-        }
-        (self.on_change)(state);
     }
 
     pub(crate) fn set_session(&self, info: SessionInfo) {
@@ -206,7 +154,7 @@ impl Shared {
 
     pub(crate) fn set_connection(&self, stream: Option<Arc<UnixStream>>) {
         let mut connection = lock(&self.connection);
-        if self.is_stopping()
+        if self.life.is_stopping()
             && let Some(stream) = &stream
         {
             let _ = stream.shutdown(Shutdown::Both);
@@ -216,7 +164,7 @@ impl Shared {
 
     /// What a receive queue does when its ring breaks: the session stops and reports it.
     pub(crate) fn on_broken(&self) -> OnBroken {
-        let wake = Arc::clone(&self.wake);
+        let wake = Arc::clone(self.life.wake());
         Arc::new(move |ring: &RingShared, why: &PortError| {
             if ring.set_broken(why) {
                 wake.signal();
@@ -225,11 +173,10 @@ impl Shared {
     }
 
     fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.life.stop();
         if let Some(stream) = &*lock(&self.connection) {
             let _ = stream.shutdown(Shutdown::Both);
         }
-        self.wake.signal();
     }
 }
 
@@ -275,7 +222,8 @@ impl VhostUserPort {
             Role::Client => Link::Client(config.path.clone()),
         };
         let shared = Arc::new(Shared::new(&config, wake, Arc::new(on_change)));
-        let runner = Runner { config: config.clone(), link, shared: Arc::clone(&shared), host };
+        let peers = Peers::new(link);
+        let runner = Runner { config: config.clone(), peers, shared: Arc::clone(&shared), host };
         let thread = std::thread::Builder::new()
             .name("vhost-user".to_owned())
             .stack_size(STACK)
@@ -291,7 +239,7 @@ impl VhostUserPort {
 
     /// What the port is doing.
     pub fn state(&self) -> PortState {
-        lock(&self.shared.state).clone()
+        self.shared.life.state()
     }
 
     /// Everything worth showing.

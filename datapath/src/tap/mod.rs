@@ -27,6 +27,7 @@ use switch_core::virtio_net::HEADER_LEN;
 pub use crate::netdev::link::NameError;
 use crate::netdev::link::{Links, Request, check_name};
 pub use rx::TapRx;
+pub(crate) use rx::armed;
 pub use tx::TapTx;
 
 /// Queues that one tap can have (the kernel's `MAX_TAP_QUEUES`).

@@ -1,7 +1,6 @@
 //! The conversation with a front-end: one thread for each port, off the workers.
 //!
-//! - this file: connections come and go; what wakes the thread; what ends a session.
-//! - [`socket`]: the path: listening, connecting.
+//! - this file: sessions begin, one for each peer that [`Peers`] gives, and end; what wakes the thread.
 //! - [`gate`]: which messages are let through to the handler.
 //! - [`handler`]: what each message does.
 //! - [`rings`]: rings that are set up, started and stopped.
@@ -13,7 +12,6 @@
 mod gate;
 mod handler;
 mod rings;
-pub(crate) mod socket;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -23,28 +21,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use datapath::QueueHost;
-use rustix::event::{PollFd, PollFlags, Timespec};
+use datapath::peer::{Peers, PortState};
+use rustix::event::PollFlags;
 use vhost::vhost_user::{BackendReqHandler, Error};
 
 use self::gate::{GateError, Peeked};
 use self::handler::Session;
 use self::rings::Rings;
-use self::socket::{Link, Listener};
-use crate::port::{PortConfig, PortState, RegionInfo, RingInfo, SessionInfo, Shared};
+use crate::port::{PortConfig, RegionInfo, RingInfo, SessionInfo, Shared};
 
 /// How long a message may take to arrive once it has begun.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a message that has begun is looked at again, at first and at most.
 const PARTIAL_MIN: Duration = Duration::from_millis(1);
 const PARTIAL_MAX: Duration = Duration::from_millis(100);
-/// Waits between attempts to connect, at first and at most.
-const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// The thread's work.
 pub(crate) struct Runner {
     pub(crate) config: PortConfig,
-    pub(crate) link: Link,
+    pub(crate) peers: Peers,
     pub(crate) shared: Arc<Shared>,
     pub(crate) host: Arc<dyn QueueHost>,
 }
@@ -68,90 +63,26 @@ enum SessionError {
 
 impl Runner {
     /// Runs until the port is dropped.
-    pub(crate) fn run(self) {
-        let mut retry = RETRY_MIN;
-        let mut denied = false;
-        while !self.shared.is_stopping() {
-            let stream = match &self.link {
-                Link::Server(listener) => self.accept(listener),
-                Link::Client(path) => match socket::connect(path) {
-                    Ok(stream) => {
-                        denied = false;
-                        Some(stream)
-                    }
-                    Err(e) => {
-                        tracing::debug!(path = %path.display(), error = %e, "cannot connect");
-                        // A front-end that is not there will come. Anything else is for a person to look at.
-                        let absent = matches!(
-                            e.kind(),
-                            io::ErrorKind::NotFound
-                                | io::ErrorKind::ConnectionRefused
-                                | io::ErrorKind::WouldBlock
-                        );
-                        match (absent, denied) {
-                            (false, false) => self.shared.set_state(PortState::Error(format!(
-                                "cannot connect to {}: {e}",
-                                path.display()
-                            ))),
-                            (true, true) => self.shared.set_state(PortState::Waiting),
-                            _ => {}
-                        }
-                        denied = !absent;
-                        self.pause(retry);
-                        retry = (retry * 2).min(RETRY_MAX);
-                        None
-                    }
-                },
-            };
-            let Some(stream) = stream else { continue };
+    pub(crate) fn run(mut self) {
+        while !self.shared.life.is_stopping() {
+            let Some(stream) = self.peers.next(&self.shared.life) else { continue };
             let began = Instant::now();
             self.session(stream);
-            if matches!(self.link, Link::Client(_)) {
-                if began.elapsed() > RETRY_MAX {
-                    retry = RETRY_MIN;
-                }
-                self.pause(retry);
-                retry = (retry * 2).min(RETRY_MAX);
+            self.peers.ended(began, &self.shared.life);
+        }
+        self.shared.life.set_state(PortState::Down);
+    }
+
+    /// Waits for the front-end, for somebody to wake the thread, or for time. True if the front-end has something.
+    fn wait(&self, stream: &UnixStream, time: Option<Duration>) -> io::Result<bool> {
+        match time {
+            // What is there makes the socket readable all the time.
+            Some(_) => self.shared.life.wait([], time).map(|_| true),
+            None => {
+                let [found] = self.shared.life.wait([(stream.as_fd(), PollFlags::IN)], None)?;
+                Ok(!found.is_empty())
             }
         }
-        self.shared.set_state(PortState::Down);
-    }
-
-    /// The next front-end, or `None` when there is something else to look at.
-    fn accept(&self, listener: &Listener) -> Option<UnixStream> {
-        self.wait(Some(listener.as_fd()), None).ok()?;
-        match listener.accept() {
-            Ok(stream) => stream,
-            Err(e) => {
-                tracing::warn!(path = %self.config.path.display(), error = %e, "cannot accept a front-end");
-                self.pause(RETRY_MIN);
-                None
-            }
-        }
-    }
-
-    fn pause(&self, time: Duration) {
-        let _ = self.wait(None, Some(time));
-    }
-
-    /// Waits for a descriptor, for somebody to wake the thread, or for time. True if the descriptor is ready.
-    fn wait(&self, fd: Option<std::os::fd::BorrowedFd<'_>>, time: Option<Duration>) -> io::Result<bool> {
-        let wake = self.shared.wake();
-        let time = time.and_then(|t| Timespec::try_from(t).ok());
-        let mut fds = [PollFd::new(&**wake, PollFlags::IN), PollFd::new(&**wake, PollFlags::IN)];
-        if let Some(fd) = &fd {
-            fds[1] = PollFd::from_borrowed_fd(*fd, PollFlags::IN);
-        }
-        let n = if fd.is_some() { 2 } else { 1 };
-        match rustix::event::poll(&mut fds[..n], time.as_ref()) {
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => return Ok(false),
-            Err(e) => return Err(e.into()),
-        }
-        if !fds[0].revents().is_empty() {
-            wake.drain();
-        }
-        Ok(n == 2 && !fds[1].revents().is_empty())
     }
 
     /// One connection, from its beginning to the end of everything that it brought.
@@ -162,7 +93,7 @@ impl Runner {
         let rings = Rings::new(count, self.config.id, Arc::clone(&self.host), Arc::clone(&self.shared));
         let session = Arc::new(Mutex::new(Session::new(rings, self.config.queue_pairs, self.config.mtu)));
         tracing::info!(path = %self.config.path.display(), "front-end connected");
-        self.shared.set_state(PortState::Waiting);
+        self.shared.life.set_state(PortState::Waiting);
         // A defect here must not take the daemon's other ports along.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.serve(&stream, &session)));
         let mut session = session.lock().unwrap_or_else(PoisonError::into_inner);
@@ -173,11 +104,11 @@ impl Runner {
         match end {
             Ok(()) => {
                 tracing::info!(path = %self.config.path.display(), "front-end disconnected");
-                self.shared.set_state(PortState::Waiting);
+                self.shared.life.set_state(PortState::Waiting);
             }
             Err(e) => {
                 tracing::warn!(path = %self.config.path.display(), error = %e, "session closed");
-                self.shared.set_state(PortState::Error(e.to_string()));
+                self.shared.life.set_state(PortState::Error(e.to_string()));
             }
         }
     }
@@ -188,12 +119,8 @@ impl Runner {
         let mut handler = BackendReqHandler::from_stream(stream.try_clone()?, Arc::clone(session));
         let mut partial: Option<(Instant, Duration)> = None;
         loop {
-            let ready = match partial {
-                // What is there makes the socket readable all the time.
-                Some((_, step)) => self.wait(None, Some(step)).map(|_| true)?,
-                None => self.wait(Some(stream.as_fd()), None)?,
-            };
-            if self.shared.is_stopping() {
+            let ready = self.wait(stream, partial.map(|(_, step)| step))?;
+            if self.shared.life.is_stopping() {
                 return Ok(());
             }
             {
@@ -253,7 +180,7 @@ impl Runner {
                 (describe(&session), state(&session))
             };
             self.shared.set_session(info);
-            self.shared.set_state(state);
+            self.shared.life.set_state(state);
         }
     }
 }
