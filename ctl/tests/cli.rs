@@ -255,7 +255,9 @@ fn what_can_be_seen_to_be_wrong_needs_no_daemon() {
     run("net add lan colour=red").failed(1, "no such key");
     run("net add sixteen-bytes-ab host-if=on").failed(1, "16 bytes");
     run("port add lan p tap:sixteen_bytes___").failed(1, "16 bytes");
-    run("port add lan p stream:a.sock").failed(1, "port kind stream is not in this version");
+    run("port add lan p stream:").failed(1, "is empty");
+    run("port add lan p dgram:a.sock").failed(1, "give remote=PATH");
+    run("port add lan p dgram:a.sock remote=a.sock").failed(1, "remote= is the port's own socket");
     run(&format!("port add lan p vhost-user:{}", "x".repeat(99))).failed(1, "108 bytes");
     run("port add lan p vhost-user:").failed(1, "is empty");
 }

@@ -245,7 +245,7 @@ fn vifs_that_are_refused_need_no_daemon() {
     run(&["--domid", "1", "rate=fast"]).failed(1, "write it as 10Mb/s");
     run(&["--domid", "1", "ip="]).failed(1, "'' is not an IP address");
     run(&["--domid", "1", "ip=10.0.0.1/24"]).failed(1, "is not an IP address");
-    run(&["--domid", "1", "mac=00:16:3e:00:00:01", "stream:/a"]).failed(1, "stream is not in this version");
+    run(&["--domid", "1", "mac=00:16:3e:00:00:01", "dgram:/a"]).failed(1, "give remote=PATH");
     run(&["vifname=web0"]).failed(3, "no daemon at");
 }
 

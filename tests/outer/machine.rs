@@ -36,6 +36,12 @@ impl GuestMachine {
         Ok(GuestMachine { guest: Guest::boot(socket, mac, options)?, address: address.to_string() })
     }
 
+    /// The same with a NIC in QEMU's words.
+    pub(crate) fn boot_on(netdev: &str, mac: &str, address: &str) -> Result<Self> {
+        let guest = Guest::boot_on(netdev, mac, &GuestOptions::default())?;
+        Ok(GuestMachine { guest, address: address.to_string() })
+    }
+
     /// Waits for the guest and gives its NIC the address.
     pub(crate) fn configure(&mut self) -> Result<()> {
         let script = format!("ip address add {}/24 dev eth0; ip link set eth0 up", self.address);

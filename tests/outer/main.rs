@@ -21,6 +21,7 @@ mod refusals;
 mod relocate;
 mod restart;
 mod routed;
+mod stream;
 mod testpmd;
 mod xen;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     bridge::register(&mut suite);
     kernel::register(&mut suite);
     guests::register(&mut suite);
+    stream::register(&mut suite);
     testpmd::register(&mut suite);
     restart::register(&mut suite);
     xen::register(&mut suite);

@@ -1,4 +1,5 @@
-//! A real Linux guest under QEMU's software emulation, whose NIC is a vhost-user socket or a tap, and a shell in it.
+//! A real Linux guest under QEMU's software emulation, whose NIC is a vhost-user socket, a tap, or what QEMU has besides,
+//! and a shell in it.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -83,6 +84,14 @@ impl Guest {
             format!("tap,id=n0,ifname={interface},script=no,downscript=no,vhost=off"),
         ];
         Self::start(Some(netns), &network, mac, options)
+    }
+
+    /// Starts a guest whose NIC is `netdev`, in QEMU's words (`stream,addr.type=unix,addr.path=…`).
+    ///
+    /// # Errors
+    /// There is no QEMU, or no image for it.
+    pub fn boot_on(netdev: &str, mac: &str, options: &GuestOptions) -> Result<Self> {
+        Self::start(None, &["-netdev".to_string(), format!("{netdev},id=n0")], mac, options)
     }
 
     fn start(netns: Option<&str>, network: &[String], mac: &str, options: &GuestOptions) -> Result<Self> {

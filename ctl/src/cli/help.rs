@@ -66,8 +66,13 @@ Kinds:
   vhost-user:PATH        a VM's virtio-net
   tap:IFNAME             the host's IP stack; without :IFNAME, named as the port
   netdev:IFNAME          an interface that exists
+  stream:PATH            QEMU's -netdev stream, or who else sends each frame
+                         after its length in 4 bytes
+  dgram:PATH             QEMU's -netdev dgram, or who else sends frames as
+                         datagrams; PATH is ours, and needs remote=
 Keys, with their units and [defaults]:
-  role=server|client     vhost-user: we listen, or connect [server]
+  role=server|client     vhost-user, stream: we listen, or connect [server]
+  remote=PATH            dgram: the peer's socket
   queues=N               vhost-user, tap: 1 to 16 [1]
   mac=ADDR               the guest's address [none]
   ip=ADDR[,ADDR...]      the guest's addresses, of both families; within the

@@ -177,6 +177,7 @@ impl Render for PortDetail {
         let mut push = |key, value: Option<String>| lines.extend(value.map(|value| (key, value)));
         push("uptime", self.uptime_s.map(|s| format!("{s} s")));
         push("role", self.role.clone());
+        push("remote", self.remote.clone());
         push("queues", Some(self.queues.to_string()));
         push("mac", Some(or_dash(self.mac.as_deref())));
         push("ip", Some(list(&self.ip)));

@@ -68,7 +68,11 @@ impl Caller<'_> {
     fn port(&self, verb: PortVerb) -> Result<String, Failure> {
         match verb {
             PortVerb::Add { may_exist, network, port, kind, words } => {
-                let words = split(&words)?;
+                let remote = self.absolute_remote(&words);
+                let mut words = split(&words)?;
+                if let Some((_, value)) = words.iter_mut().find(|(key, _)| *key == "remote") {
+                    *value = remote.as_deref().unwrap_or(value);
+                }
                 let kind = self.absolute_kind(&kind);
                 PortSpec::from_words(&network, &port, &kind, words.iter().copied())?;
                 let parameters = json!({
@@ -223,7 +227,7 @@ impl Caller<'_> {
     /// A kind whose socket path is absolute: the daemon has another working directory.
     pub(super) fn absolute_kind(&self, kind: &str) -> String {
         match kind.split_once(':') {
-            Some((word @ ("vhost-user" | "stream"), path)) if !path.is_empty() => {
+            Some((word @ ("vhost-user" | "stream" | "dgram"), path)) if !path.is_empty() => {
                 match self.environment.absolute(Path::new(path)).to_str() {
                     Some(path) => format!("{word}:{path}"),
                     // The daemon will say what is wrong with it.
@@ -232,6 +236,13 @@ impl Caller<'_> {
             }
             _ => kind.to_owned(),
         }
+    }
+
+    /// The value of the word `remote=`, absolute, if there is one that can be.
+    fn absolute_remote(&self, words: &[String]) -> Option<String> {
+        let path =
+            words.iter().find_map(|word| word.strip_prefix("remote=")).filter(|path| !path.is_empty())?;
+        self.environment.absolute(Path::new(path)).to_str().map(str::to_owned)
     }
 }
 

@@ -4,10 +4,7 @@
 use super::ModelError;
 
 /// What an entry is about (`kind`, or the key whose value it is), the word, and what is said of it.
-const LATER: &[(&str, &str, &str)] = &[
-    ("kind", "stream", "port kind stream is not in this version: take vhost-user, tap or netdev"),
-    ("egress", "user", EGRESS_USER),
-];
+const LATER: &[(&str, &str, &str)] = &[("egress", "user", EGRESS_USER)];
 
 /// What is said of `egress=user`.
 pub(super) const EGRESS_USER: &str =

@@ -26,8 +26,10 @@ pub enum Kind {
     Tap(String),
     /// An interface that exists.
     Netdev(String),
-    /// QEMU's `-netdev stream`; the socket's absolute path.
+    /// A peer that sends each frame after its length, as QEMU's `-netdev stream` does; the socket's absolute path.
     Stream(PathBuf),
+    /// A peer that sends frames as datagrams, as QEMU's `-netdev dgram` does; the absolute path of our own socket.
+    Dgram(PathBuf),
 }
 
 impl Kind {
@@ -57,8 +59,9 @@ impl Kind {
             "tap" => interface().map(Self::Tap),
             "netdev" => interface().map(Self::Netdev),
             "stream" => path().map(Self::Stream),
+            "dgram" => path().map(Self::Dgram),
             _ => Err(ModelError::new(format!(
-                "{} is no port kind: take vhost-user:PATH, tap:IFNAME or netdev:IFNAME",
+                "{} is no port kind: take vhost-user:PATH, tap:IFNAME, netdev:IFNAME, stream:PATH or dgram:PATH",
                 shown(text)
             ))),
         }?;
@@ -73,6 +76,7 @@ impl Kind {
             Self::Tap(_) => "tap",
             Self::Netdev(_) => "netdev",
             Self::Stream(_) => "stream",
+            Self::Dgram(_) => "dgram",
         }
     }
 }
@@ -81,7 +85,9 @@ impl fmt::Display for Kind {
     /// `KIND:ARG`, as it is written.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::VhostUser(path) | Self::Stream(path) => write!(f, "{}:{}", self.word(), path.display()),
+            Self::VhostUser(path) | Self::Stream(path) | Self::Dgram(path) => {
+                write!(f, "{}:{}", self.word(), path.display())
+            }
             Self::Tap(name) | Self::Netdev(name) => write!(f, "{}:{name}", self.word()),
         }
     }
@@ -116,8 +122,10 @@ pub struct PortSpec {
     pub name: String,
     /// What is at the other end.
     pub kind: Kind,
-    /// `role=`; `Server` for kinds that have no socket.
+    /// `role=`; `Server` for kinds to whose socket nobody connects.
     pub role: Role,
+    /// `remote=`: the absolute path of the peer's socket; of dgram ports, which all have it.
+    pub remote: Option<PathBuf>,
     /// `queues=`, 1 to 16: for vhost-user, the most queue pairs that the guest may use; 1 for kinds that have no queues.
     pub queues: u16,
     /// `mac=`: the guest's address.
@@ -162,6 +170,7 @@ impl PortSpec {
         let mut words = Vec::new();
         let mut push = |key, value: Option<String>| words.extend(value.map(|v| (key, v)));
         push("role", (self.role != Role::default()).then(|| self.role.as_str().to_owned()));
+        push("remote", self.remote.as_ref().map(|path| path.display().to_string()));
         push("queues", (self.queues != 1).then(|| self.queues.to_string()));
         push("mac", self.mac.map(|v| v.to_string()));
         push("ip", (!self.ip.is_empty()).then(|| join(&self.ip)));
@@ -241,7 +250,7 @@ impl PortSpec {
     /// What this port takes of the host for itself; no other network or port may have it.
     pub fn claims(&self) -> Vec<Claim> {
         vec![match &self.kind {
-            Kind::VhostUser(path) | Kind::Stream(path) => Claim::Socket(path.clone()),
+            Kind::VhostUser(path) | Kind::Stream(path) | Kind::Dgram(path) => Claim::Socket(path.clone()),
             Kind::Tap(name) | Kind::Netdev(name) => Claim::Interface(name.clone()),
         }]
     }
@@ -255,7 +264,7 @@ fn join(items: &[impl fmt::Display]) -> String {
 #[derive(Clone, Debug)]
 pub struct PortDraft {
     spec: PortSpec,
-    /// `role=` or `queues=` was given, even when it is the default.
+    /// `role=`, `remote=` or `queues=` was given, even when it is the default.
     given: Vec<&'static str>,
 }
 
@@ -273,6 +282,7 @@ impl PortDraft {
             name: name.to_owned(),
             kind,
             role: Role::default(),
+            remote: None,
             queues: 1,
             mac: None,
             ip: Vec::new(),
@@ -319,6 +329,11 @@ impl PortDraft {
                 spec.role = parse_choice(value, &[("server", Role::Server), ("client", Role::Client)])?;
                 self.given.push("role");
             }
+            "remote" => {
+                check_socket_path(value)?;
+                spec.remote = Some(PathBuf::from(value));
+                self.given.push("remote");
+            }
             "queues" => {
                 spec.queues = parse_number(value, 1..=QUEUES_MAX)?;
                 self.given.push("queues");
@@ -343,11 +358,25 @@ impl PortDraft {
     pub fn build(self) -> Result<PortSpec, ModelError> {
         let spec = self.spec;
         let error = |why: String| Err(ModelError::new(format!("port {}: {why}", spec.name)));
-        let sockets = matches!(spec.kind, Kind::VhostUser(_));
-        let queues = matches!(spec.kind, Kind::VhostUser(_) | Kind::Tap(_));
-        for key in self.given {
-            if key == "role" && !sockets || key == "queues" && !queues {
-                return error(format!("{key}= does not go with kind {}: leave it out", spec.kind.word()));
+        let goes = |key: &str| match key {
+            "role" => matches!(spec.kind, Kind::VhostUser(_) | Kind::Stream(_)),
+            "remote" => matches!(spec.kind, Kind::Dgram(_)),
+            _ => matches!(spec.kind, Kind::VhostUser(_) | Kind::Tap(_)),
+        };
+        if let Some(key) = self.given.iter().find(|key| !goes(key)) {
+            return error(format!("{key}= does not go with kind {}: leave it out", spec.kind.word()));
+        }
+        if let Kind::Dgram(path) = &spec.kind {
+            match &spec.remote {
+                None => {
+                    return error(
+                        "kind dgram needs the path of the peer's socket: give remote=PATH".to_owned(),
+                    );
+                }
+                Some(remote) if remote == path => {
+                    return error("remote= is the port's own socket: give the peer's".to_owned());
+                }
+                Some(_) => {}
             }
         }
         if spec.antispoof && spec.mac.is_none() && spec.ip.is_empty() {
@@ -436,6 +465,14 @@ mod tests {
             parse("vhost-user:/run/weft/a.sock", &[("role", "server"), ("queues", "1")]).unwrap()
         );
         assert_eq!(parse("tap", &[]).unwrap().kind, Kind::Tap("vif1.0".to_owned()));
+        let stream = parse("stream:/run/weft/a.sock", &[("role", "client")]).unwrap();
+        assert_eq!(
+            (stream.kind.to_string().as_str(), stream.role),
+            ("stream:/run/weft/a.sock", Role::Client)
+        );
+        let dgram = parse("dgram:/run/weft/a.sock", &[("remote", "/run/vms/a.sock")]).unwrap();
+        assert_eq!(dgram.words(), [("remote", "/run/vms/a.sock".to_owned())]);
+        assert_eq!(dgram.claims(), [Claim::Socket("/run/weft/a.sock".into())]);
     }
 
     #[test]
@@ -477,8 +514,17 @@ mod tests {
             ("tap:", &[], "is empty"),
             ("tap:sixteen_bytes___", &[], "16 bytes"),
             ("netdev:a b", &[], "not possible in it"),
-            ("stream:/run/s.sock", &[], "port kind stream is not in this version"),
+            ("stream", &[], "needs a socket's path: stream:/run/weft/vif1.0.sock"),
             ("stream:s.sock", &[], "not absolute"),
+            ("stream:/s", &[("queues", "2")], "queues= does not go with kind stream"),
+            ("stream:/s", &[("remote", "/t")], "remote= does not go with kind stream"),
+            (tap, &[("remote", "/t")], "remote= does not go with kind tap"),
+            ("dgram:/d", &[], "give remote=PATH"),
+            ("dgram:/d", &[("remote", "/d")], "remote= is the port's own socket"),
+            ("dgram:/d", &[("remote", "d")], "not absolute"),
+            (&*format!("dgram:/{}", "x".repeat(107)), &[("remote", "/d")], "108 bytes"),
+            ("dgram:/d", &[("remote", &*format!("/{}", "x".repeat(107)))], "108 bytes"),
+            ("dgram:/d", &[("remote", "/e"), ("role", "client")], "role= does not go with kind dgram"),
             ("memif:/x", &[], "is no port kind"),
             ("", &[], "is no port kind"),
             (vhost, &[("role", "both")], "'both' is not one of server, client"),

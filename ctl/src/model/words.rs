@@ -11,7 +11,7 @@ const WORDS_MAX: usize = 64;
 /// Keys that change while the port forwards.
 const PORT_LIVE: &[&str] = &["mac", "ip", "routes", "mtu", "vlan", "isolated", "antispoof", "rate"];
 /// Keys, and what is not a key but may be taken for one, that are fixed when a port is added.
-const PORT_FIXED: &[&str] = &["role", "queues", "kind", "network", "name"];
+const PORT_FIXED: &[&str] = &["role", "remote", "queues", "kind", "network", "name"];
 
 /// Something of the host that only one network or port may have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -268,7 +268,7 @@ mod tests {
         let refused =
             PortChanges::from_words("p", &[("mac", "")]).unwrap().apply(&spec).unwrap_err().to_string();
         assert!(refused.contains("antispoof=on has nothing"), "{refused}");
-        for key in ["role", "queues", "kind", "network", "name"] {
+        for key in ["role", "remote", "queues", "kind", "network", "name"] {
             let message = PortChanges::from_words("p", &[(key, "1")]).unwrap_err().to_string();
             assert!(message.contains("delete the port and add it again"), "{message}");
         }

@@ -236,9 +236,12 @@ pub struct PortDetail {
     pub mtu: u64,
     /// Queue pairs.
     pub queues: u64,
-    /// server or client, for kinds that have a socket.
+    /// server or client, for kinds that have a socket which somebody connects to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<String>,
+    /// The peer's socket, for kinds that have one of their own and one of the peer's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
     /// The VLAN that it is an access port of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u64>,

@@ -119,7 +119,7 @@ impl Service {
         Ok(OneNetwork { network: self.switch.net_show(&name)? })
     }
 
-    /// Makes a port. Its kind is vhost-user:PATH, tap:IFNAME or netdev:IFNAME; paths are absolute.
+    /// Makes a port. Its kind is vhost-user:PATH, tap:IFNAME, netdev:IFNAME, stream:PATH or dgram:PATH; paths are absolute.
     async fn port_add(
         &self,
         network: String,

@@ -245,6 +245,7 @@ impl Switch for Fake {
             reason,
             mtu,
             queues,
+            remote: None,
             role: Some(spec.role.as_str().to_owned()),
             vlan: spec.vlan.map(|vlan| vlan.get().into()),
             isolated: spec.isolated,

@@ -1,20 +1,26 @@
 //! What is behind a port: one file for each kind. Only this folder knows them all.
 
+mod dgram;
 mod netdev;
 mod station;
+mod stream;
 mod tap;
 mod vhost_user;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use ctl::model::{Kind, PortSpec};
+use ctl::model::{Kind, PortSpec, Role as RoleWord};
 use ctl::protocol::PortDetail;
+use datapath::peer::{PortState, Role};
 use datapath::{QueueHost, TxPort};
 use switch_core::PortId;
 use tokio::sync::Notify;
 
+use dgram::Dgram;
 pub(super) use netdev::Netdev;
 pub(super) use station::Station;
+use stream::Stream;
 pub(super) use tap::Tap;
 pub(super) use vhost_user::VhostUser;
 
@@ -48,6 +54,42 @@ impl State {
             Self::Error(reason) => Some(reason.clone()),
             _ => None,
         }
+    }
+}
+
+impl From<PortState> for State {
+    fn from(state: PortState) -> Self {
+        match state {
+            PortState::Up => Self::Up,
+            PortState::Waiting => Self::Waiting,
+            PortState::Error(reason) => Self::Error(reason),
+            PortState::Down => Self::Down,
+        }
+    }
+}
+
+/// Who listens on a port's socket, as it was said.
+fn role(spec: &PortSpec) -> Role {
+    match spec.role {
+        RoleWord::Server => Role::Server,
+        RoleWord::Client => Role::Client,
+    }
+}
+
+/// When the peer of a port came.
+#[derive(Clone, Debug, Default)]
+struct Since(Arc<Mutex<Option<Instant>>>);
+
+impl Since {
+    /// The port is in another state now.
+    fn changed(&self, state: &PortState) {
+        let now = (*state == PortState::Up).then(Instant::now);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// For how many seconds it has been there.
+    fn seconds(&self) -> Option<u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed().as_secs())
     }
 }
 
@@ -106,7 +148,7 @@ pub(super) fn make(spec: &PortSpec, context: Context) -> Result<Box<dyn Backend>
         Kind::VhostUser(path) => Box::new(VhostUser::new(spec, path, context)?),
         Kind::Tap(interface) => Box::new(Tap::new(interface, spec.queues, spec.mac, true, context)?),
         Kind::Netdev(interface) => Box::new(Netdev::new(interface, context)?),
-        // The model refuses what this version does not do before it comes here.
-        Kind::Stream(_) => return Err("kind stream is not in this version".to_owned()),
+        Kind::Stream(path) => Box::new(Stream::new(spec, path, context)?),
+        Kind::Dgram(path) => Box::new(Dgram::new(spec, path, context)?),
     })
 }

@@ -1,20 +1,20 @@
 //! A port whose other end is a virtual machine's virtio-net device, by shared memory.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
 
-use ctl::model::{PortSpec, Role as RoleWord};
+use ctl::model::PortSpec;
 use ctl::protocol::{PortDetail, Ring};
 use datapath::TxPort;
-use vhost_user::{PortConfig, PortState, Role, VhostUserPort};
+use vhost_user::{PortConfig, PortState, VhostUserPort};
 
-use super::{Backend, Context, State};
+use super::{Backend, Context, Since, State, role};
 
 /// A vhost-user port and when its peer came.
 pub(in crate::daemon) struct VhostUser {
     port: VhostUserPort,
-    since: Arc<Mutex<Option<Instant>>>,
+    role: &'static str,
+    since: Since,
 }
 
 impl VhostUser {
@@ -23,23 +23,18 @@ impl VhostUser {
         let config = PortConfig {
             id: context.id,
             path: path.to_owned(),
-            role: match spec.role {
-                RoleWord::Server => Role::Server,
-                RoleWord::Client => Role::Client,
-            },
+            role: role(spec),
             queue_pairs: spec.queues,
             mtu: context.offered_mtu,
         };
-        let since = Arc::new(Mutex::new(None));
-        let up_since = Arc::clone(&since);
-        let changed = context.changed;
+        let since = Since::default();
+        let (up_since, changed) = (since.clone(), context.changed);
         let on_change = move |state: PortState| {
-            let now = (state == PortState::Up).then(Instant::now);
-            *up_since.lock().unwrap_or_else(|e| e.into_inner()) = now;
+            up_since.changed(&state);
             changed.notify_one();
         };
         let port = VhostUserPort::new(config, context.host, on_change).map_err(|e| e.to_string())?;
-        Ok(Self { port, since })
+        Ok(Self { port, role: spec.role.as_str(), since })
     }
 }
 
@@ -52,20 +47,12 @@ impl Backend for VhostUser {
     fn start(&mut self) {}
 
     fn state(&self) -> State {
-        match self.port.state() {
-            PortState::Up => State::Up,
-            PortState::Waiting => State::Waiting,
-            PortState::Error(reason) => State::Error(reason),
-            PortState::Down => State::Down,
-        }
+        self.port.state().into()
     }
 
     fn describe(&self, detail: &mut PortDetail) {
         let info = self.port.info();
-        detail.role = Some(match info.role {
-            Role::Server => "server".to_owned(),
-            Role::Client => "client".to_owned(),
-        });
+        detail.role = Some(self.role.to_owned());
         detail.features = info.connected.then(|| info.features.iter().map(|&f| f.to_owned()).collect());
         let ring = |r: &vhost_user::RingInfo| Ring {
             index: r.index as u64,
@@ -78,7 +65,6 @@ impl Backend for VhostUser {
             .to_owned(),
         };
         detail.rings = info.connected.then(|| info.rings.iter().map(ring).collect());
-        let since = *self.since.lock().unwrap_or_else(|e| e.into_inner());
-        detail.uptime_s = since.map(|s| s.elapsed().as_secs());
+        detail.uptime_s = self.since.seconds();
     }
 }
