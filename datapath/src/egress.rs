@@ -63,7 +63,8 @@ fn complete(head: &mut Head, tail: &[Segment]) {
     checksum::complete(head, |sum| add_tail(sum, tail));
 }
 
-fn add_tail(sum: &mut Sum, tail: &[Segment]) {
+/// Adds the bytes of a tail to a sum.
+pub fn add_tail(sum: &mut Sum, tail: &[Segment]) {
     let mut chunk = [0; 2048];
     for segment in tail {
         let mut offset = 0;

@@ -11,7 +11,6 @@ use std::ptr;
 use rustix::io::Errno;
 use switch_core::Head;
 
-use crate::burst::FRAME_SEGMENTS;
 use crate::memory::Segment;
 
 /// Pieces that one call sends, at most. The kernel takes 1,024 (`UIO_MAXIOV`).
@@ -68,13 +67,18 @@ impl<'a> Gather<'a> {
         self.bytes == 0
     }
 
-    /// Adds the bytes `from .. from + len` of a frame, `from` counted from its first byte; what the frame does not have is
-    /// left out. False, and nothing added, if there is no room for its pieces.
+    /// True if one more frame with this tail can be added.
     #[inline]
-    pub fn add(&mut self, head: &'a Head, tail: &'a [Segment], from: usize, len: usize) -> bool {
-        let before = self.pieces.len();
-        if before + 1 + tail.len().min(FRAME_SEGMENTS) > PIECES_MAX {
-            return false;
+    pub fn fits(&self, tail: &[Segment]) -> bool {
+        self.pieces.len() + 1 + tail.len() <= PIECES_MAX
+    }
+
+    /// Adds the bytes `from .. from + len` of a frame, `from` counted from its first byte; what the frame does not have, and
+    /// what does not [fit](Gather::fits), is left out.
+    #[inline]
+    pub fn add(&mut self, head: &'a Head, tail: &'a [Segment], from: usize, len: usize) {
+        if !self.fits(tail) {
+            return;
         }
         let mut left = len;
         let mut offset = from;
@@ -88,7 +92,7 @@ impl<'a> Gather<'a> {
         } else {
             offset -= bytes.len();
         }
-        for segment in tail.iter().take(FRAME_SEGMENTS) {
+        for segment in tail {
             if left == 0 {
                 break;
             }
@@ -102,7 +106,6 @@ impl<'a> Gather<'a> {
             self.pieces.push(part);
         }
         self.bytes += len - left;
-        true
     }
 
     /// Sends the pieces as far as the socket takes them; how many bytes it took. `more` says that others follow at once

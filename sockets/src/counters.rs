@@ -35,6 +35,36 @@ counters! {
     Denied = "denied";
     /// No more frames may wait to go into the network.
     OutboxFull = "outbox_full";
+    /// A transport checksum that is wrong.
+    BadChecksum = "bad_checksum";
+    /// A guest's TCP connection that somebody outside accepted.
+    TcpOpened = "tcp_opened";
+    /// One that was refused or reset before.
+    TcpRefused = "tcp_refused";
+    /// One whose destination could not be reached.
+    TcpUnreachable = "tcp_unreachable";
+    /// A connection that ended with both its streams.
+    TcpClosed = "tcp_closed";
+    /// One that its guest reset.
+    TcpResetInside = "tcp_reset_inside";
+    /// One that the outside reset, or that broke there.
+    TcpResetOutside = "tcp_reset_outside";
+    /// One whose guest did not answer any more.
+    TcpGuestGone = "tcp_guest_gone";
+    /// A segment of no connection, which was answered by a reset.
+    TcpStray = "tcp_stray";
+    /// A connection that was not begun: the guest has as many as it may have.
+    TcpQuota = "tcp_quota";
+    /// The same: there are as many as there may be in all.
+    TcpFull = "tcp_full";
+    /// A SYN that was left unanswered, for the guest to send again: too many wait for somebody outside to accept.
+    TcpOpening = "tcp_opening";
+    /// A connection that was not begun: the host has no socket, descriptor or port left.
+    TcpExhausted = "tcp_exhausted";
+    /// Payload that the socket did not take although the guest's window had room for it: it is sent again.
+    TcpNotTaken = "tcp_not_taken";
+    /// Data for a guest that was sent again.
+    TcpResent = "tcp_resent";
 }
 
 /// The counters of one port.

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use datapath::Bucket;
+use datapath::socket::GatherRoom;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::time::{
@@ -27,12 +28,18 @@ use crate::echo::Echo;
 use crate::fill::Fill;
 use crate::outbox::Outbox;
 use crate::settings::Settings;
-use crate::tcp::Tcp;
+use crate::tcp::{Run, Tcp};
 use crate::token::{Kind, Token};
 use crate::udp::Udp;
 
 /// Events that are taken from the kernel at once.
 const EVENTS: usize = 64;
+
+/// What sockets are watched for: edges of all kinds.
+const WATCHED: epoll::EventFlags = epoll::EventFlags::IN
+    .union(epoll::EventFlags::OUT)
+    .union(epoll::EventFlags::RDHUP)
+    .union(epoll::EventFlags::ET);
 
 const DOORBELL: Token = Token::new(Kind::Engine, 0, 0);
 const TIMER: Token = Token::new(Kind::Engine, 1, 0);
@@ -75,11 +82,17 @@ impl Context<'_> {
     ///
     /// # Errors
     /// The kernel has no more room for it.
-    pub(crate) fn watch(&self, socket: impl AsFd, token: Token) -> io::Result<()> {
-        let flags =
-            epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
-        epoll::add(self.epoll, socket, epoll::EventData::new_u64(token.to_u64()), flags)?;
-        Ok(())
+    pub(crate) fn watch(&self, socket: impl AsFd, token: Token) -> Result<(), Errno> {
+        epoll::add(self.epoll, socket, epoll::EventData::new_u64(token.to_u64()), WATCHED)
+    }
+
+    /// Asks anew for the events of a socket that is watched: what it is ready for now is told once more, and what it is not
+    /// ready for when it is.
+    ///
+    /// # Errors
+    /// The socket is not watched.
+    pub(crate) fn watch_again(&self, socket: impl AsFd, token: Token) -> Result<(), Errno> {
+        epoll::modify(self.epoll, socket, epoll::EventData::new_u64(token.to_u64()), WATCHED)
     }
 }
 
@@ -93,6 +106,7 @@ pub(crate) struct Engine {
     tcp: Tcp,
     udp: Udp,
     echo: Echo,
+    gather: GatherRoom,
     epoll: OwnedFd,
     timer: OwnedFd,
     doorbell: OwnedFd,
@@ -121,6 +135,7 @@ impl Engine {
             tcp: Tcp::default(),
             udp: Udp::default(),
             echo: Echo::default(),
+            gather: GatherRoom::default(),
             epoll,
             timer,
             doorbell,
@@ -142,13 +157,14 @@ impl Engine {
     /// Takes the frames of a bucket that the network sends to the outside.
     pub(crate) fn frames(&mut self, now: Instant, bucket: &Bucket<'_>) {
         let from = bucket.from();
-        let Self { settings, counters, outbox, errors, tcp, udp, echo, epoll, .. } = self;
+        let Self { settings, counters, outbox, errors, tcp, udp, echo, epoll, gather, .. } = self;
         let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from };
+        let mut run = Run::begin(gather);
         for i in 0..bucket.len() {
             let (head, tail) = bucket.parts(i);
             let Some(packet) = sound(ctx, head) else { continue };
             match packet.protocol() {
-                PROTO_TCP => tcp.frame(ctx, &packet, head, tail),
+                PROTO_TCP => tcp.frame(ctx, &mut run, &packet, head, tail),
                 PROTO_UDP => udp.frame(ctx, &packet, head, tail),
                 PROTO_ICMP if !packet.is_v6() => echo.frame(ctx, &packet, head, tail),
                 PROTO_ICMPV6 if packet.is_v6() => echo.frame(ctx, &packet, head, tail),
@@ -158,6 +174,8 @@ impl Engine {
                 }
             }
         }
+        tcp.flush(ctx, &mut run);
+        run.end(gather);
         self.ring();
     }
 

@@ -63,13 +63,19 @@ impl Way {
     /// The sum of the pseudo-header of a packet with `len` bytes behind the IP header.
     #[inline]
     pub(crate) fn pseudo(&self, len: usize) -> Sum {
-        match self.addresses {
-            Addresses::V4 { source, destination } => {
-                Sum::pseudo_v4(source.octets(), destination.octets(), self.protocol, len as u16)
-            }
-            Addresses::V6 { source, destination } => {
-                Sum::pseudo_v6(source.octets(), destination.octets(), self.protocol, len as u32)
-            }
+        pseudo(self.addresses, self.protocol, len)
+    }
+}
+
+/// The sum of a pseudo-header, with `len` bytes behind the IP header.
+#[inline]
+pub(crate) fn pseudo(addresses: Addresses, protocol: u8, len: usize) -> Sum {
+    match addresses {
+        Addresses::V4 { source, destination } => {
+            Sum::pseudo_v4(source.octets(), destination.octets(), protocol, len as u16)
+        }
+        Addresses::V6 { source, destination } => {
+            Sum::pseudo_v6(source.octets(), destination.octets(), protocol, len as u32)
         }
     }
 }

@@ -29,6 +29,7 @@ mod outbox;
 pub mod policy;
 pub mod port;
 pub mod settings;
+mod socket;
 mod tcp;
 mod token;
 mod udp;

@@ -1,0 +1,129 @@
+//! How a connection begins. The outside is asked first: a guest's SYN starts a connection that does not block, and is
+//! answered when somebody has accepted; it is refused as the outside refuses, and cannot be kept waiting by less.
+
+use std::hash::BuildHasher;
+use std::net::SocketAddr;
+
+use rustix::io::Errno;
+use switch_core::Head;
+use switch_core::ip::{Addresses, Cause};
+
+use super::flow::Flow;
+use super::machine::{Config, Machine};
+use super::segment::{Segment, reset_for};
+use super::seq::Seq;
+use super::table::Key;
+use super::{Tcp, way_to, whole};
+use crate::counters::Counter;
+use crate::engine::Context;
+use crate::policy::Protocol;
+use crate::socket::{self, Connecting, Refusal};
+use crate::token::{Kind, Token};
+
+impl Tcp {
+    /// A guest asks for a connection.
+    pub(super) fn open(&mut self, ctx: &mut Context<'_>, syn: &Segment, key: Key, head: &Head) {
+        let destination = SocketAddr::new(key.outside(), key.ports.1);
+        let Some(outside) = self.permitted(ctx, destination) else {
+            ctx.counters.add(Counter::Denied);
+            return ctx.tell(head.bytes(), Cause::Prohibited);
+        };
+        let way = way_to(ctx, key, head.source());
+        let reset = |ctx: &mut Context<'_>| {
+            if let Some(reset) = reset_for(syn) {
+                ctx.send(whole(&way, (key.ports.1, key.ports.0), &reset));
+            }
+        };
+        if let Err(used_up) = self.table.admits(&key, ctx.from, &ctx.settings.limits) {
+            ctx.counters.add(used_up);
+            // A SYN that is left alone comes again; a connection that cannot be had is refused.
+            if used_up != Counter::TcpOpening {
+                reset(ctx);
+            }
+            return;
+        }
+        let iss = self.initial(ctx, &key);
+        let machine = Machine::asked(ctx.now, syn, iss, config(ctx, &key));
+        let Connecting { socket, connected } = match socket::stream(outside) {
+            Ok(connecting) => connecting,
+            Err(error) => return refuse(ctx, error, |ctx, cause| ctx.tell(head.bytes(), cause), reset),
+        };
+        let (slot, generation) = self.table.next();
+        if ctx.watch(&socket, Token::new(Kind::Tcp, slot, generation)).is_err() {
+            ctx.counters.add(Counter::TcpExhausted);
+            return reset(ctx);
+        }
+        let slot = self.table.insert(Flow::new(key, way, ctx.from, machine, socket, generation));
+        if connected {
+            self.connected(ctx, slot);
+        } else {
+            self.attend(ctx, slot);
+        }
+    }
+
+    /// Where a socket connects to, if the guest may reach it.
+    fn permitted(&self, ctx: &Context<'_>, destination: SocketAddr) -> Option<SocketAddr> {
+        let ip = ctx.settings.outside(destination.ip()).ok()?;
+        let open = ctx.settings.outbound.permits(Protocol::Tcp, destination);
+        open.then(|| SocketAddr::new(ip, destination.port()))
+    }
+
+    /// Somebody outside has accepted.
+    pub(super) fn connected(&mut self, ctx: &mut Context<'_>, slot: u32) {
+        self.table.opened(slot);
+        let Some(flow) = self.table.get(slot) else { return };
+        flow.machine.connected(ctx.now);
+        flow.measure();
+        ctx.counters.add(Counter::TcpOpened);
+        self.attend(ctx, slot);
+    }
+
+    /// Nobody outside has accepted.
+    pub(super) fn refused(&mut self, ctx: &mut Context<'_>, flow: &Flow, error: Errno) {
+        refuse(
+            ctx,
+            error,
+            |ctx, cause| flow.tell(ctx, cause),
+            |ctx| ctx.send(whole(&flow.way, flow.ports(), &flow.machine.reset())),
+        );
+    }
+
+    /// An initial sequence number (RFC 6528): the clock, in steps of 4 µs, and what only this process knows of the
+    /// connection.
+    fn initial(&self, ctx: &Context<'_>, key: &Key) -> Seq {
+        let clock = (ctx.now.as_nanos() / 4096) as u32;
+        Seq(clock.wrapping_add(self.secret.hash_one(key) as u32))
+    }
+}
+
+/// Tells a guest why there is no connection, and counts it.
+fn refuse(
+    ctx: &mut Context<'_>,
+    error: Errno,
+    tell: impl FnOnce(&mut Context<'_>, Cause),
+    reset: impl FnOnce(&mut Context<'_>),
+) {
+    match Refusal::of(error) {
+        Refusal::Reset => {
+            ctx.counters.add(Counter::TcpRefused);
+            reset(ctx);
+        }
+        Refusal::Exhausted => {
+            ctx.counters.add(Counter::TcpExhausted);
+            reset(ctx);
+        }
+        Refusal::Unreachable(cause) => {
+            ctx.counters.add(Counter::TcpUnreachable);
+            tell(ctx, cause);
+        }
+    }
+}
+
+/// What guests of the key's family are told.
+fn config(ctx: &Context<'_>, key: &Key) -> Config {
+    let mtu = ctx.settings.mtu;
+    match key.addresses {
+        Addresses::V4 { .. } => Config { mss: mtu.saturating_sub(40).max(536), mss_default: 536 },
+        Addresses::V6 { .. } => Config { mss: mtu.saturating_sub(60).max(1220), mss_default: 1220 },
+    }
+}
