@@ -160,6 +160,39 @@ pub fn discard(fd: BorrowedFd<'_>, len: usize) -> Result<usize, Errno> {
     retried(|| unsafe { libc::recv(fd.as_raw_fd(), ptr::null_mut(), len, flags) })
 }
 
+/// Copies bytes of a stream that stay in it: those after the first `skip`, which are copied, too, into `scratch`, again and
+/// again; how many there are after them. For kernels without [`set_peek_offset`].
+///
+/// # Errors
+/// What `recvmsg(2)` says; `EAGAIN` if there is nothing at all.
+pub fn peek_behind(
+    fd: BorrowedFd<'_>,
+    skip: usize,
+    scratch: &mut [u8],
+    to: &mut [MaybeUninit<u8>],
+) -> Result<usize, Errno> {
+    let mut iov = [const { MaybeUninit::<libc::iovec>::uninit() }; PIECES_MAX];
+    let (mut n, mut left) = (0, skip);
+    while left > 0 && !scratch.is_empty() && n < PIECES_MAX - 1 {
+        let len = left.min(scratch.len());
+        iov[n].write(libc::iovec { iov_base: scratch.as_mut_ptr().cast(), iov_len: len });
+        (n, left) = (n + 1, left - len);
+    }
+    if left > 0 {
+        return Err(Errno::NOBUFS);
+    }
+    iov[n].write(libc::iovec { iov_base: to.as_mut_ptr().cast(), iov_len: to.len() });
+    // SAFETY: all fields of a msghdr may be zero.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iov.as_mut_ptr().cast();
+    message.msg_iovlen = (n + 1) as _;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: the first `n + 1` entries are written. They name the two slices, which are borrowed for writing; that the
+    // kernel writes to one of them several times is no matter.
+    let all = retried(|| unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, flags) })?;
+    Ok(all.saturating_sub(skip))
+}
+
 /// Sets where the next `MSG_PEEK` begins, in bytes from the first that was not taken; from then on each peek moves it
 /// forward, and what is taken moves it back (`SO_PEEK_OFF`, TCP since Linux 6.9).
 ///

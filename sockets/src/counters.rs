@@ -39,7 +39,9 @@ counters! {
     BadChecksum = "bad_checksum";
     /// A guest's TCP connection that somebody outside accepted.
     TcpOpened = "tcp_opened";
-    /// One that was refused or reset before.
+    /// A connection from outside that its guest accepted.
+    TcpAccepted = "tcp_accepted";
+    /// A guest's connection that was refused or reset before it was open.
     TcpRefused = "tcp_refused";
     /// One whose destination could not be reached.
     TcpUnreachable = "tcp_unreachable";

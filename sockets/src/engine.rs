@@ -28,7 +28,7 @@ use crate::echo::Echo;
 use crate::fill::Fill;
 use crate::outbox::Outbox;
 use crate::settings::Settings;
-use crate::tcp::{Run, Tcp};
+use crate::tcp::{Inbound, NotBegun, Run, Tcp};
 use crate::token::{Kind, Token};
 use crate::udp::Udp;
 
@@ -177,6 +177,15 @@ impl Engine {
         tcp.flush(ctx, &mut run);
         run.end(gather);
         self.ring();
+    }
+
+    /// Offers a guest a connection that somebody outside has made.
+    pub(crate) fn accept(&mut self, now: Instant, socket: OwnedFd, inbound: Inbound) -> Result<(), NotBegun> {
+        let Self { settings, counters, outbox, errors, tcp, epoll, .. } = self;
+        let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from: None };
+        let done = tcp.accept(ctx, socket, inbound);
+        self.ring();
+        done
     }
 
     /// Does what is due, hears what the kernel has to say, and writes frames into a burst.

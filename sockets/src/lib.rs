@@ -16,7 +16,6 @@
 //! Nothing here knows a mode of forwarding.
 
 #![forbid(unsafe_code)]
-#![allow(dead_code, reason = "the protocols use what is here as they come")]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod counters;
@@ -39,3 +38,4 @@ pub use limits::Limits;
 pub use policy::{Policy, Protocol};
 pub use port::{Control, SocketsRx, SocketsTx, open};
 pub use settings::Settings;
+pub use tcp::{Inbound, NotBegun};

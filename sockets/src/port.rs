@@ -7,7 +7,7 @@
 //! epoll descriptors nest.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use datapath::buffers::Buffers;
@@ -22,6 +22,7 @@ use crate::engine::Engine;
 use crate::fill::Fill;
 use crate::policy::Policy;
 use crate::settings::Settings;
+use crate::tcp::{Inbound, NotBegun};
 
 #[derive(Debug)]
 struct Shared {
@@ -78,6 +79,16 @@ impl Control {
     /// What was counted since the port was opened.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// Offers a guest a connection that somebody outside has made to this host: a SYN goes to the guest. What the guest
+    /// refuses is reset, and so is what it does not answer.
+    ///
+    /// # Errors
+    /// Why it was not begun; the socket is closed then.
+    pub fn accept(&self, socket: OwnedFd, inbound: Inbound) -> Result<(), NotBegun> {
+        let now = self.shared.now();
+        self.shared.lock().accept(now, socket, inbound)
     }
 
     /// Sets the outbound filter, for flows that begin from now on.

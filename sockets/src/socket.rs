@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use datapath::socket::set_peek_offset;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, ipproto, socket_with};
@@ -35,12 +34,11 @@ pub(crate) fn stream(to: SocketAddr) -> Result<Connecting, Errno> {
 }
 
 /// Sets what every connection's socket needs: what the guest sends leaves at once, as it is the guest that gathers; urgent
-/// bytes stay in the stream; an outside that is gone is noticed some day; and peeking goes on where it ended.
+/// bytes stay in the stream; and an outside that is gone is noticed some day.
 pub(crate) fn prepare_stream(socket: &OwnedFd) -> Result<(), Errno> {
     sockopt::set_tcp_nodelay(socket, true)?;
     sockopt::set_socket_oobinline(socket, true)?;
-    sockopt::set_socket_keepalive(socket, true)?;
-    set_peek_offset(std::os::fd::AsFd::as_fd(socket), 0)
+    sockopt::set_socket_keepalive(socket, true)
 }
 
 /// Ends a connection by a reset.

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 
-use datapath::socket::{Gather, discard, send_space, set_peek_offset};
+use datapath::socket::{Gather, discard, peek_behind, send_space, set_peek_offset};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use switch_core::ip::{Addresses, Cause};
@@ -23,6 +23,10 @@ use crate::frame::{NETWORK_MAX, Way};
 const SEND_COST: u32 = 2304;
 /// Below this many bytes of free space in a socket's buffer, the kernel is asked how many there are.
 const ASK_BELOW: u32 = 1 << 20;
+/// Bytes that may be under way where each peek copies them again.
+const UNDER_WAY_MAX: u32 = 256 * 1024;
+/// Where those are copied to, over and over.
+const SCRATCH: usize = 16 * 1024;
 /// Segments of one super-frame, at most. The frame path has its own bound (`switch_core::check::SEGMENTS_MAX`).
 const SEGMENTS_MAX: usize = switch_core::check::SEGMENTS_MAX;
 
@@ -48,6 +52,9 @@ pub(super) struct Flow {
     pub(super) hung_up: bool,
     /// Bytes that the guest has, and that are still in the socket.
     pub(super) consume: u32,
+    /// The kernel keeps the place where a peek goes on (Linux 6.9). Where it does not, what is under way is copied again
+    /// with each peek, and there is less of it.
+    keeps_place: bool,
     /// Bytes that the socket takes, at least, as far as is known.
     space: u32,
     /// The kernel tells when there is more.
@@ -87,6 +94,22 @@ impl Flow {
         socket: OwnedFd,
         generation: u16,
     ) -> Self {
+        let keeps_place = set_peek_offset(socket.as_fd(), 0).is_ok();
+        Self::on(key, way, port, machine, socket, generation, keeps_place)
+    }
+
+    fn on(
+        key: Key,
+        way: Way,
+        port: Option<PortId>,
+        mut machine: Machine,
+        socket: OwnedFd,
+        generation: u16,
+        keeps_place: bool,
+    ) -> Self {
+        if !keeps_place {
+            machine.limit_flight(UNDER_WAY_MAX);
+        }
         Self {
             key,
             way,
@@ -99,6 +122,7 @@ impl Flow {
             readable: false,
             hung_up: false,
             consume: 0,
+            keeps_place,
             space: 0,
             awaits_space: false,
             queued: false,
@@ -149,21 +173,33 @@ impl Flow {
     fn peek(&mut self, to: &mut [MaybeUninit<u8>], again: &mut bool) -> Result<Peeked, Errno> {
         let Some(socket) = &self.socket else { return Ok(Peeked::Nothing) };
         if self.machine.take_rewind() {
-            set_peek_offset(socket.as_fd(), 0)?;
             *again = true;
+            if self.keeps_place {
+                set_peek_offset(socket.as_fd(), 0)?;
+            }
         }
         let mss = usize::from(self.machine.mss());
         let mut asked = (self.machine.sendable() as usize).min(self.payload_max()).min(to.len());
         if asked > mss {
             asked -= asked % mss;
         }
-        let Some(to) = to.get_mut(..asked) else { return Ok(Peeked::Nothing) };
-        match recv(socket, to, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-            Ok((_, 0)) => {
+        let Some(to) = to.get_mut(..asked).filter(|to| !to.is_empty()) else { return Ok(Peeked::Nothing) };
+        let found = if self.keeps_place {
+            recv(socket, to, RecvFlags::PEEK | RecvFlags::DONTWAIT).map(|(_, n)| n)
+        } else {
+            let skip = self.machine.offset() as usize;
+            match peek_behind(socket.as_fd(), skip, &mut [0; SCRATCH], to) {
+                // Only the end that the kernel has told of tells the two apart.
+                Ok(0) if skip > 0 && !self.hung_up => Err(Errno::AGAIN),
+                found => found,
+            }
+        };
+        match found {
+            Ok(0) => {
                 self.readable = false;
                 Ok(Peeked::End)
             }
-            Ok((_, n)) => {
+            Ok(n) => {
                 self.readable = n == asked || self.hung_up;
                 Ok(Peeked::Bytes(n))
             }
@@ -303,5 +339,101 @@ impl Flow {
         let way = Way { to: self.way.from, from: self.way.to, addresses: self.key.addresses, ..self.way };
         ctx.from = self.port;
         ctx.tell(&whole(&way, self.key.ports, &syn), cause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use datapath::buffers::Buffers;
+    use switch_core::MacAddr;
+    use switch_core::ip::{PROTO_TCP, TcpFlags};
+
+    use super::super::machine::Config;
+    use super::super::segment::{ACK, SYN};
+    use super::super::seq::Seq;
+    use super::*;
+
+    /// An open connection with a window of 10,000 bytes, and the outside's end.
+    fn open(keeps_place: bool) -> (Flow, TcpStream, Instant) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (outside, _) = listener.accept().unwrap();
+        let now = Instant::from_secs(1);
+        let syn = Segment { flags: TcpFlags(SYN), window: 10_000, mss: Some(1000), ..Segment::default() };
+        let config = Config { mss: 1000, mss_default: 536 };
+        let mut machine = Machine::asked(now, &syn, Seq(99), config);
+        machine.connected(now);
+        machine.control(now).unwrap();
+        machine.segment(now, &acks(0));
+        let (source, destination) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::LOCALHOST);
+        let addresses = Addresses::V4 { source, destination };
+        let key = Key { addresses, ports: (1, 2) };
+        let way = Way { to: MacAddr([2; 6]), from: MacAddr([4; 6]), addresses, protocol: PROTO_TCP };
+        let socket = OwnedFd::from(socket);
+        let flow = if keeps_place {
+            Flow::new(key, way, None, machine, socket, 0)
+        } else {
+            Flow::on(key, way, None, machine, socket, 0, false)
+        };
+        (flow, outside, now)
+    }
+
+    fn acks(n: u32) -> Segment {
+        let flags = TcpFlags(ACK);
+        Segment { seq: Seq(1), ack: Seq(100 + n), flags, window: 10_000, ..Segment::default() }
+    }
+
+    /// What the next peek finds, and what is sent of it.
+    fn next(flow: &mut Flow, now: Instant) -> Option<Vec<u8>> {
+        let mut pool = Buffers::new();
+        match flow.peek(pool.slot(), &mut false).unwrap() {
+            Peeked::Bytes(n) => {
+                flow.machine.data(now, n as u32, true);
+                let mut bytes = vec![0; n];
+                assert_eq!(pool.take(n).read(&mut bytes), n);
+                Some(bytes)
+            }
+            Peeked::Nothing => None,
+            Peeked::End => Some(Vec::new()),
+        }
+    }
+
+    #[test]
+    fn peeks_go_on_where_they_ended_with_the_kernels_help_and_without() {
+        for keeps_place in [true, false] {
+            let (mut flow, mut outside, now) = open(keeps_place);
+            let stream: Vec<u8> = (0..15_000_u32).map(|i| (i * 7 / 3) as u8).collect();
+            outside.write_all(&stream).unwrap();
+            drop(outside);
+            while flow.machine.offset() < 10_000 {
+                let at = flow.machine.offset() as usize;
+                let got = next(&mut flow, now).unwrap();
+                assert!(got == stream[at..at + got.len()], "{keeps_place}: from {at}");
+            }
+            assert_eq!(flow.machine.sendable(), 0);
+            flow.consume += flow.machine.segment(now, &acks(6000)).acked;
+            flow.consume().unwrap();
+            // What was not acknowledged is lost.
+            for _ in 0..3 {
+                flow.machine.segment(now, &acks(6000));
+            }
+            let got = next(&mut flow, now).unwrap();
+            assert!(got == stream[6000..6000 + got.len()], "{keeps_place}: again");
+            flow.consume += flow.machine.segment(now, &acks(10_000)).acked;
+            flow.consume().unwrap();
+            flow.hung_up = true;
+            let mut at = 10_000;
+            while at < 15_000 {
+                let got = next(&mut flow, now).unwrap();
+                assert!(got == stream[at..at + got.len()], "{keeps_place}: from {at}");
+                at += got.len();
+                flow.consume += flow.machine.segment(now, &acks(at as u32)).acked;
+                flow.consume().unwrap();
+            }
+            assert_eq!(next(&mut flow, now), Some(Vec::new()), "{keeps_place}: the end");
+        }
     }
 }

@@ -46,6 +46,8 @@ use crate::frame::{NETWORK_MAX, Way, pseudo, turned};
 use crate::socket::abort;
 use crate::token::{Kind, Token};
 
+pub use self::open::{Inbound, NotBegun};
+
 /// Closed connections that are remembered, at most.
 const LINGERING: usize = 4096;
 
@@ -237,6 +239,7 @@ impl Tcp {
         }
         // What is sent again is there, whatever was found behind it.
         flow.readable |= flow.machine.is_rewound();
+        let called = flow.charged_opening && flow.machine.phase() == Phase::Open;
         if !flow.queued && flow.has_work() {
             flow.queued = true;
             self.ready.push_back(slot);
@@ -246,6 +249,10 @@ impl Tcp {
         }
         if let Some(at) = flow.machine.deadline() {
             self.timers.want(at, &mut flow.timer, slot, flow.generation);
+        }
+        if called {
+            self.table.opened(slot);
+            ctx.counters.add(Counter::TcpAccepted);
         }
     }
 

@@ -2,11 +2,13 @@
 //! answered when somebody has accepted; it is refused as the outside refuses, and cannot be kept waiting by less.
 
 use std::hash::BuildHasher;
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
-use switch_core::Head;
 use switch_core::ip::{Addresses, Cause};
+use switch_core::{Head, MacAddr};
 
 use super::flow::Flow;
 use super::machine::{Config, Machine};
@@ -16,6 +18,7 @@ use super::table::Key;
 use super::{Tcp, way_to, whole};
 use crate::counters::Counter;
 use crate::engine::Context;
+use crate::frame::addresses;
 use crate::policy::Protocol;
 use crate::socket::{self, Connecting, Refusal};
 use crate::token::{Kind, Token};
@@ -93,6 +96,69 @@ impl Tcp {
     fn initial(&self, ctx: &Context<'_>, key: &Key) -> Seq {
         let clock = (ctx.now.as_nanos() / 4096) as u32;
         Seq(clock.wrapping_add(self.secret.hash_one(key) as u32))
+    }
+}
+
+/// A connection that somebody outside has made to this host, for a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// The guest's address and port.
+    pub guest: SocketAddr,
+    /// The guest's MAC address.
+    pub mac: MacAddr,
+    /// Who the guest sees: the client itself, or an address of the gateway with a port that tells clients apart. Of the
+    /// guest's family.
+    pub source: SocketAddr,
+}
+
+/// Why a connection to a guest was not begun.
+#[derive(Debug, thiserror::Error)]
+pub enum NotBegun {
+    /// The source is of another family than the guest.
+    #[error("the guest's and the source's addresses are of different families")]
+    Families,
+    /// The guest has a connection from this source already.
+    #[error("the guest has a connection from {0} already")]
+    Taken(SocketAddr),
+    /// The guest, or all guests, have as many as they may have.
+    #[error("too many connections ({})", .0.name())]
+    TooMany(Counter),
+    /// The socket is none of a connection, or the kernel has no room to watch it.
+    #[error("{0}")]
+    Socket(io::Error),
+}
+
+impl Tcp {
+    /// Offers a guest a connection that somebody outside has made: a SYN goes to the guest, and what it answers decides.
+    pub(crate) fn accept(
+        &mut self,
+        ctx: &mut Context<'_>,
+        socket: OwnedFd,
+        inbound: Inbound,
+    ) -> Result<(), NotBegun> {
+        let Inbound { guest, mac, source } = inbound;
+        let addresses = addresses(guest.ip(), source.ip()).ok_or(NotBegun::Families)?;
+        let key = Key { addresses, ports: (guest.port(), source.port()) };
+        if self.table.find(&key).is_some() {
+            return Err(NotBegun::Taken(source));
+        }
+        self.table.admits(&key, None, &ctx.settings.limits).map_err(|used_up| {
+            ctx.counters.add(used_up);
+            NotBegun::TooMany(used_up)
+        })?;
+        let failed = |error: Errno| NotBegun::Socket(error.into());
+        rustix::io::ioctl_fionbio(&socket, true).map_err(failed)?;
+        socket::prepare_stream(&socket).map_err(failed)?;
+        let machine = Machine::calling(ctx.now, self.initial(ctx, &key), config(ctx, &key));
+        let (slot, generation) = self.table.next();
+        ctx.watch(&socket, Token::new(Kind::Tcp, slot, generation)).map_err(failed)?;
+        let way = way_to(ctx, key, mac);
+        let slot = self.table.insert(Flow::new(key, way, None, machine, socket, generation));
+        if let Some(flow) = self.table.get(slot) {
+            flow.measure();
+        }
+        self.attend(ctx, slot);
+        Ok(())
     }
 }
 

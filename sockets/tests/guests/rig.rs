@@ -326,6 +326,16 @@ impl Guest {
         self.sockets.add(socket)
     }
 
+    /// Waits for a connection.
+    pub fn listen(&mut self, port: u16, buffer: usize) -> SocketHandle {
+        let mut socket = tcp::Socket::new(
+            tcp::SocketBuffer::new(vec![0; buffer]),
+            tcp::SocketBuffer::new(vec![0; buffer]),
+        );
+        socket.listen(port).unwrap();
+        self.sockets.add(socket)
+    }
+
     pub fn socket(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)
     }

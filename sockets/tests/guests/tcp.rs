@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
-use sockets::{Counter, Limits, Settings};
+use sockets::{Counter, Inbound, Limits, Settings};
 use switch_core::offload::OffloadSet;
 
-use crate::rig::{GATEWAY, GATEWAY_V6, Guest, settings};
+use crate::rig::{GATEWAY, GATEWAY_V6, GUEST, GUEST_MAC, Guest, settings};
 
 const GW: IpAddr = IpAddr::V4(GATEWAY);
 const GW6: IpAddr = IpAddr::V6(GATEWAY_V6);
@@ -402,4 +402,54 @@ fn a_thousand_connections_at_once() {
     }
     server.join().unwrap();
     guest.until("all ends", |guest| guest.count(Counter::TcpClosed) == MANY as u64);
+}
+
+/// A client outside and a guest that listens; what the client's end is offered to the guest as.
+fn call(guest: &mut Guest, port: u16) -> TcpStream {
+    let listener = TcpListener::bind(SocketAddr::new(V4, 0)).unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let inbound = Inbound {
+        guest: SocketAddr::new(GUEST.into(), port),
+        mac: GUEST_MAC,
+        source: SocketAddr::from(([192, 0, 2, 7], 3333)),
+    };
+    guest.lan.control.accept(accepted.into(), inbound).unwrap();
+    client
+}
+
+#[test]
+fn a_guest_serves_who_comes_from_outside_under_the_address_that_it_is_told() {
+    let guest = &mut Guest::new();
+    let handle = guest.listen(8080, MB);
+    let mut client = call(guest, 8080);
+    let client = spawn(move || {
+        let mut writer = client.try_clone().unwrap();
+        let writes = spawn(move || {
+            write_stream(&mut writer, 2, 5 * MB);
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let got = read_stream(&mut client, 1);
+        writes.join().unwrap();
+        got
+    });
+    guest.until("the call", |guest| guest.socket(handle).may_send());
+    let remote = guest.socket(handle).remote_endpoint().unwrap();
+    assert_eq!((remote.addr.to_string().as_str(), remote.port), ("192.0.2.7", 3333));
+    let mut progress = Progress::default();
+    guest.until("both streams", |guest| {
+        pump(guest, handle, (1, 5 * MB), 2, &mut progress);
+        client.is_finished() && progress.received == 5 * MB
+    });
+    assert_eq!((client.join().unwrap(), progress.received), (5 * MB, 5 * MB));
+    assert_eq!(guest.count(Counter::TcpAccepted), 1);
+    guest.until("the end", |guest| guest.count(Counter::TcpClosed) == 1);
+}
+
+#[test]
+fn who_comes_from_outside_is_reset_if_the_guest_refuses() {
+    let guest = &mut Guest::new();
+    let mut client = call(guest, 8080);
+    guest.until("the refusal", |guest| guest.count(Counter::TcpResetInside) == 1);
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
 }

@@ -155,6 +155,8 @@ pub(crate) struct Machine {
     rewound: bool,
     /// The socket has bytes that the guest's window has no room for.
     pending: bool,
+    /// Bytes that may be under way, whatever the guest's window.
+    flight_max: u32,
     loss: Loss,
     rtt: Rtt,
 
@@ -200,6 +202,7 @@ impl Machine {
             probe_due: false,
             rewound: false,
             pending: false,
+            flight_max: u32::MAX,
             loss: Loss::new(config.mss),
             rtt: Rtt::default(),
             resend_at: None,

@@ -59,9 +59,11 @@ impl Machine {
     }
 
     fn learn_window(&mut self, segment: &Segment, window: u32) {
+        // Newer is what acknowledges more (then a window that was kept would begin later, and reach too far), or as much, and
+        // was sent later (RFC 9293, 3.10.7.4). What was overtaken is of a window that begins earlier.
         let (seq, ack) = self.window_from;
-        let newer = segment.seq.after(seq) || (segment.seq == seq && !segment.ack.before(ack));
-        if !newer {
+        let later = segment.seq.after(seq) || (segment.seq == seq && !segment.ack.before(ack));
+        if segment.ack.before(self.snd_una) || !(segment.ack.after(ack) || later) {
             return;
         }
         self.window_from = (segment.seq, segment.ack);
@@ -121,6 +123,17 @@ impl Machine {
         self.mss
     }
 
+    /// Bytes from `snd_una` to what is sent next.
+    #[inline]
+    pub(crate) fn offset(&self) -> u32 {
+        self.snd_nxt - self.snd_una
+    }
+
+    /// Lets at most `most` bytes be under way.
+    pub(crate) fn limit_flight(&mut self, most: u32) {
+        self.flight_max = most;
+    }
+
     /// How many bytes of the socket's stream may be sent now.
     #[inline]
     pub(crate) fn sendable(&self) -> u32 {
@@ -128,7 +141,7 @@ impl Machine {
             return 0;
         }
         let under_way = self.snd_nxt - self.snd_una;
-        let window = self.snd_wnd.min(self.loss.window());
+        let window = self.snd_wnd.min(self.loss.window()).min(self.flight_max);
         let left = window.saturating_sub(under_way);
         // No silly windows (RFC 9293, 3.8.6.2.1): a full segment, or as much as the guest is likely to offer, or all if
         // nothing is under way.
