@@ -1,9 +1,11 @@
 //! Real Linux guests, with each option of the virtio-net device that changes what crosses the rings.
 
-use anyhow::{Context, Result, ensure};
-use harness::{Daemon, GuestOptions, Need, Netns, Role, Suite, conservation, counters};
+use std::time::Duration;
 
-use crate::machine::{GuestMachine, Machine, Peer, exchange, fetch};
+use anyhow::{Context, Result, ensure};
+use harness::{Daemon, GuestOptions, Need, Netns, Role, Suite, conservation, counters, eventually};
+
+use crate::machine::{GuestMachine, Machine, Peer, exchange, fetch, payload_of, ping};
 
 const GUESTS: &[Need] = &[Need::Guests];
 const KERNEL: &[Need] = &[Need::Guests, Need::Namespaces, Need::Ping, Need::Iperf3, Need::Ethtool];
@@ -65,6 +67,10 @@ pub(crate) fn register(suite: &mut Suite) {
         let name = row.name;
         suite.add(name, GUESTS, move || pair(&row));
     }
+    suite.add("guest_changes_its_queue_pairs_under_traffic", KERNEL, || queue_pairs(""));
+    suite.add("guest_changes_its_queue_pairs_of_packed_rings_under_traffic", KERNEL, || {
+        queue_pairs("packed=on")
+    });
     suite
         .add("guest_and_tap_carry_whole_payloads_with_tso_on_and_off", KERNEL, || with_kernel("", Kind::Tap));
     suite.add("guest_and_netdev_carry_whole_payloads_with_tso_on_and_off", KERNEL, || {
@@ -117,6 +123,44 @@ fn pair(row: &Row) -> Result<()> {
         let channels = a.run("ls -d /sys/class/net/eth0/queues/rx-* | wc -l")?;
         ensure!(channels.trim() == row.queues.to_string(), "the guest uses {channels} queue pairs");
     }
+    conservation(&daemon)?;
+    Ok(())
+}
+
+/// Queue pairs are switched off and on by the guest's own driver while it fetches without end; nothing that comes after is
+/// lost, and everything is accounted for.
+fn queue_pairs(device: &str) -> Result<()> {
+    let host = Netns::new("host")?;
+    let daemon = Daemon::start_in(&host)?;
+    daemon.ok("net add n mode=bridge")?;
+    let socket = daemon.path("vif0");
+    daemon.ok(&format!("port add n vif0 vhost-user:{} queues=4", socket.display()))?;
+    let options = GuestOptions { queues: 4, device: device.to_string(), ..GuestOptions::default() };
+    let mut guest = GuestMachine::boot(&socket, "52:54:00:00:00:10", "10.9.0.1", &options)?;
+    let mut peer = Peer::new("peer", "10.9.0.2")?;
+    daemon.ok("port add n k0 tap:k0")?;
+    peer.adopt(&host, "k0")?;
+    guest.configure()?;
+    daemon.await_port("vif0", "up")?;
+    daemon.await_port("k0", "up")?;
+    let sum = peer.serve()?;
+    let fetch_without_end =
+        format!("(while true; do {}; done) >/dev/null 2>&1 & echo $! >/run/load", payload_of("10.9.0.2"));
+    guest.run(&fetch_without_end)?;
+    for pairs in [1, 4, 2] {
+        let told = || format!("with {pairs} queue pairs");
+        guest.run(&format!("ethtool -L eth0 combined {pairs}")).with_context(told)?;
+        eventually("rings that run", Duration::from_secs(20), || {
+            let port = daemon.json("port show vif0")?;
+            let rings = port["rings"].as_array().context("no rings")?;
+            let running = rings.iter().filter(|ring| ring["state"] == "enabled").count();
+            Ok(if running == 2 * pairs { Ok(()) } else { Err(format!("{running}: {port}")) })
+        })
+        .with_context(told)?;
+        ping(&mut guest, "10.9.0.2").with_context(told)?;
+        fetch(&mut guest, "10.9.0.2", &sum).with_context(told)?;
+    }
+    guest.run("kill $(cat /run/load)")?;
     conservation(&daemon)?;
     Ok(())
 }

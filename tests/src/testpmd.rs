@@ -51,13 +51,14 @@ pub struct TestpmdCounters {
 }
 
 impl Testpmd {
-    /// Starts testpmd on two vhost-user sockets; with `server` it listens on them and the switch connects.
+    /// Starts testpmd on two vhost-user sockets, with `queues` queue pairs at each; with `server` it listens on them and the
+    /// switch connects.
     ///
     /// Its memory is a memfd of small pages, so that no hugepages have to be reserved.
     ///
     /// # Errors
     /// It is not installed, or not ready within 30 s (as a server it waits for the switch to connect).
-    pub fn start(sockets: [&Path; 2], layout: RingLayout, server: bool) -> Result<Self> {
+    pub fn start(sockets: [&Path; 2], layout: RingLayout, queues: u8, server: bool) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("weft-testpmd-").tempdir()?;
         let mut options = String::from(match layout {
             RingLayout::Split => "",
@@ -75,13 +76,14 @@ impl Testpmd {
         command.arg(format!("--file-prefix={}", prefix()));
         for (index, socket) in sockets.iter().enumerate() {
             command.arg(format!(
-                "--vdev=net_virtio_user{index},path={},mac={},queues=1,queue_size=1024{options}",
+                "--vdev=net_virtio_user{index},path={},mac={},queues={queues},queue_size=1024{options}",
                 socket.display(),
                 MACS[index]
             ));
         }
         command.args(["--", "-i", "--nb-cores=1", "--forward-mode=mac", "--txd=1024", "--rxd=1024"]);
-        command.args(["--total-num-mbufs=8192"]);
+        command.arg(format!("--rxq={queues}")).arg(format!("--txq={queues}"));
+        command.args(["--total-num-mbufs=16384"]);
         command.arg(format!("--eth-peer=0,{}", MACS[1])).arg(format!("--eth-peer=1,{}", MACS[0]));
         let log = File::create(dir.path().join("log"))?;
         command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).process_group(0);
