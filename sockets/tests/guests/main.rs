@@ -2,5 +2,6 @@
 
 #![allow(unreachable_pub, missing_docs, reason = "a test")]
 
+mod hostile;
 mod rig;
 mod tcp;

@@ -187,6 +187,11 @@ impl TxToken for Tx {
 }
 
 impl Nic {
+    /// Throws a frame for the guest away; false if there is none.
+    pub fn peer_recv(&self) -> bool {
+        self.peer.recv().is_some()
+    }
+
     fn send(&self, frame: &[u8]) {
         if let Some(arp) = Arp::of_frame(frame).filter(|arp| arp.operation == Operation::Request) {
             if arp.target == GATEWAY {
