@@ -274,6 +274,8 @@ fn every_key_has_its_help() {
         "static-routes",
         "boot-file",
         "boot-server",
+        "outbound",
+        "host-loopback",
         "filtering",
         "quota",
         "mtu",

@@ -2,7 +2,8 @@
 //!
 //! - [`burst`]: a worker's frames: heads of its own, tails where the sender has them.
 //! - [`port`]: the contract of a port: receive queues that one worker polls, a transmit side that all share.
-//! - [`buffers`], [`socket`]: where the kernel copies what is received, and what sockets need beyond safe wrappers.
+//! - [`buffers`], [`socket`], [`datagram`]: where the kernel copies what is received, and what sockets need beyond safe
+//!   wrappers.
 //! - [`memory`]: the only place that touches bytes which somebody else may change meanwhile.
 //! - [`path`]: one burst's way from its receive queue to its destinations.
 //! - [`topology`], [`counters`], [`police`]: what holds for ports, and what is known of them. [`ticks`]: what work took.
@@ -18,6 +19,7 @@ mod balance;
 pub mod buffers;
 pub mod burst;
 pub mod counters;
+pub mod datagram;
 pub mod dgram;
 mod dispatch;
 pub mod egress;

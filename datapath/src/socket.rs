@@ -108,6 +108,16 @@ impl<'a> Gather<'a> {
         self.bytes += len - left;
     }
 
+    /// Writes the pieces as system calls take them; how many there are.
+    pub(crate) fn vectors(&self, iov: &mut [MaybeUninit<libc::iovec>; PIECES_MAX]) -> usize {
+        let mut n = 0;
+        for (slot, piece) in iov.iter_mut().zip(&self.pieces) {
+            slot.write(libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
+            n += 1;
+        }
+        n
+    }
+
     /// Sends the pieces as far as the socket takes them; how many bytes it took. `more` says that others follow at once
     /// (`MSG_MORE`).
     ///
@@ -116,11 +126,7 @@ impl<'a> Gather<'a> {
     /// went away.
     pub fn send(&self, fd: BorrowedFd<'_>, more: bool) -> Result<usize, Errno> {
         let mut iov = [const { MaybeUninit::<libc::iovec>::uninit() }; PIECES_MAX];
-        let mut n = 0;
-        for (slot, piece) in iov.iter_mut().zip(&self.pieces) {
-            slot.write(libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
-            n += 1;
-        }
+        let n = self.vectors(&mut iov);
         // SAFETY: all fields of a msghdr may be zero.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = iov.as_mut_ptr().cast();
@@ -134,7 +140,7 @@ impl<'a> Gather<'a> {
 }
 
 /// Calls again what a signal interrupted.
-fn retried(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
+pub(crate) fn retried(mut call: impl FnMut() -> isize) -> Result<usize, Errno> {
     loop {
         if let Ok(n) = usize::try_from(call()) {
             return Ok(n);
@@ -203,7 +209,7 @@ pub fn set_peek_offset(fd: BorrowedFd<'_>, offset: u32) -> Result<(), Errno> {
     set_int(fd, libc::SOL_SOCKET, libc::SO_PEEK_OFF, value)
 }
 
-fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<(), Errno> {
+pub(crate) fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> Result<(), Errno> {
     // SAFETY: the option's value is one int, at a place of our own.
     let done = unsafe {
         libc::setsockopt(

@@ -33,6 +33,20 @@ counters! {
     Protocol = "protocol";
     /// The outbound filter does not let the flow begin.
     Denied = "denied";
+    /// The hop limit of a packet was used up.
+    HopLimit = "hop_limit";
+    /// The host had no socket to give.
+    NoSocket = "no_socket";
+    /// The host lets this process have no ping sockets (`net.ipv4.ping_group_range`).
+    PingForbidden = "ping_forbidden";
+    /// A mapping that ended before its time, for a newer one.
+    Evicted = "evicted";
+    /// A datagram that the socket had no room for.
+    SendFull = "send_full";
+    /// A datagram that the host did not send: no route, say.
+    SendFailed = "send_failed";
+    /// A datagram from somebody to whom the guest has not sent.
+    Filtered = "filtered";
     /// No more frames may wait to go into the network.
     OutboxFull = "outbox_full";
     /// A transport checksum that is wrong.

@@ -10,8 +10,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use datapath::Bucket;
+use datapath::egress::to_vec;
 use datapath::socket::GatherRoom;
+use datapath::{Bucket, Segment};
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 use rustix::time::{
@@ -21,6 +22,7 @@ use switch_core::head::Head;
 use switch_core::ip::{
     Cause, ErrorLimit, Origin, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet, error_frame,
 };
+use switch_core::napt::NatSession;
 use switch_core::{Instant, PortId};
 
 use crate::counters::{Counter, Counters};
@@ -75,6 +77,20 @@ impl Context<'_> {
         }
         if let Some(frame) = error_frame(quote, cause, Origin { mac: self.settings.mac, address }) {
             self.send(frame);
+        }
+    }
+
+    /// Tells the guest at hand by ICMP what is wrong with a frame of its, if such errors are allowed and there are not too
+    /// many.
+    pub(crate) fn tell_about(&mut self, head: &Head, tail: &[Segment], cause: Cause) {
+        if self.from.is_none_or(|port| self.errors.allow(self.now, port)) {
+            let frame = to_vec(head, tail);
+            let gateway =
+                Packet::of_frame(&frame).ok().and_then(|packet| self.settings.gateway(packet.source()));
+            let origin = gateway.map(|address| Origin { mac: self.settings.mac, address });
+            if let Some(error) = origin.and_then(|origin| error_frame(&frame, cause, origin)) {
+                self.send(error);
+            }
         }
     }
 
@@ -144,9 +160,20 @@ impl Engine {
         })
     }
 
+    /// What the port was told.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// What the port was told, to be changed: it holds for flows that begin from now on.
     pub(crate) fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
+    }
+
+    /// Flows, at most `limit`, in no order, and how many there are in all.
+    pub(crate) fn sessions(&self, now: Instant, limit: usize) -> (Vec<NatSession>, usize) {
+        let flows = self.tcp.sessions(now).chain(self.udp.sessions(now)).chain(self.echo.sessions(now));
+        (flows.take(limit).collect(), self.tcp.count() + self.udp.count() + self.echo.count())
     }
 
     /// The descriptor that becomes readable when there is work.
@@ -157,6 +184,7 @@ impl Engine {
     /// Takes the frames of a bucket that the network sends to the outside.
     pub(crate) fn frames(&mut self, now: Instant, bucket: &Bucket<'_>) {
         let from = bucket.from();
+        self.settings.outbound.tell(now);
         let Self { settings, counters, outbox, errors, tcp, udp, echo, epoll, gather, .. } = self;
         let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from };
         let mut run = Run::begin(gather);

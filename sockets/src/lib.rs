@@ -10,6 +10,8 @@
 //! - `tcp`, `udp`, `echo`: the protocols. Each has a state machine without I/O, in which time is an argument, and a part
 //!   that drives it with sockets.
 //! - `frame`, `fill`, `outbox`: frames into the network: their headers, and where they are written.
+//! - `table`: mappings of protocols without connections. `faults`, `pieces`: what their guests are told of errors, and
+//!   packets in fragments.
 //! - `token`: what the kernel's events carry.
 //!
 //! A guest is whoever sends to the router's MAC address: its words are checked, and bounded, for each inside address.
@@ -21,21 +23,24 @@
 pub mod counters;
 mod echo;
 mod engine;
+mod faults;
 mod fill;
 mod frame;
 pub mod limits;
 mod outbox;
+mod pieces;
 pub mod policy;
 pub mod port;
 pub mod settings;
 mod socket;
+mod table;
 mod tcp;
 mod token;
 mod udp;
 
 pub use counters::{Counter, Counters};
 pub use limits::Limits;
-pub use policy::{Policy, Protocol};
+pub use policy::{Policy, Protocol, Rule, Target};
 pub use port::{Control, SocketsRx, SocketsTx, open};
 pub use settings::Settings;
 pub use tcp::{Inbound, NotBegun};

@@ -7,17 +7,21 @@
 //! epoll descriptors nest.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use datapath::buffers::Buffers;
 use datapath::port::RxDrops;
 use datapath::{Armed, Bucket, Burst, PortError, RxQueue, TxPort, TxReport};
 use rustix::io::Errno;
 use switch_core::Instant;
+use switch_core::napt::NatSession;
 use switch_core::offload::OffloadSet;
 
 use crate::counters::Counters;
+use crate::echo;
 use crate::engine::Engine;
 use crate::fill::Fill;
 use crate::policy::Policy;
@@ -91,9 +95,56 @@ impl Control {
         self.shared.lock().accept(now, socket, inbound)
     }
 
+    /// Descriptors that the port may come to have.
+    pub fn files(&self) -> u64 {
+        let limits = self.shared.lock().settings_mut().limits;
+        u64::from(limits.tcp) + u64::from(limits.udp) + u64::from(limits.echo)
+    }
+
+    /// Sets the network's MTU, for frames from now on.
+    pub fn set_mtu(&self, mtu: u16) {
+        self.shared.lock().settings_mut().mtu = mtu;
+    }
+
+    /// Whether the host lets this process have ping sockets. If not, guests' pings to the outside are not answered.
+    pub fn pings_allowed(&self) -> bool {
+        echo::is_allowed()
+    }
+
+    /// Flows, at most `limit`, in no order, and how many there are in all.
+    pub fn sessions(&self, limit: usize) -> (Vec<NatSession>, usize) {
+        let now = self.shared.now();
+        self.shared.lock().sessions(now, limit)
+    }
+
     /// Sets the outbound filter, for flows that begin from now on.
-    pub fn set_policy(&self, policy: Arc<Policy>) {
-        self.shared.lock().settings_mut().outbound = policy;
+    /// What was learned of names goes on holding.
+    pub fn set_policy(&self, policy: Policy) {
+        let mut engine = self.shared.lock();
+        let settings = engine.settings_mut();
+        policy.adopt(&settings.outbound);
+        settings.outbound = Arc::new(policy);
+    }
+
+    /// Sets whether the gateway's addresses mean the host's loopback, for flows that begin from now on. The filter is to say
+    /// the same.
+    pub fn set_host_loopback(&self, on: bool) {
+        self.shared.lock().settings_mut().host_loopback = on;
+    }
+
+    /// Whether [`Control::learn`] has any use.
+    pub fn follows_names(&self) -> bool {
+        self.shared.lock().settings().outbound.follows_names()
+    }
+
+    /// Takes note that the network's gateway told a guest that `name` has the address `ip` for `ttl`: for rules of the
+    /// outbound filter that are about names.
+    pub fn learn(&self, name: &str, ip: IpAddr, ttl: Duration) {
+        let now = self.shared.now();
+        let engine = self.shared.lock();
+        let outbound = &engine.settings().outbound;
+        outbound.tell(now);
+        outbound.learn(name, ip, ttl);
     }
 }
 

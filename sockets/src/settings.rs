@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use switch_core::MacAddr;
+use switch_core::napt::Filtering;
 
 use crate::limits::Limits;
 use crate::policy::Policy;
@@ -21,6 +22,8 @@ pub struct Settings {
     pub mtu: u16,
     /// Whether the gateway's addresses mean the host's loopback. Without it they are nobody's.
     pub host_loopback: bool,
+    /// Who of the outside may send to a UDP mapping.
+    pub filtering: Filtering,
     /// Which destinations are open.
     pub outbound: Arc<Policy>,
     /// How much there may be of everything.
@@ -34,6 +37,16 @@ impl Settings {
         match like {
             IpAddr::V4(_) => self.gateway_v4.map(IpAddr::V4),
             IpAddr::V6(_) => self.gateway_v6.map(IpAddr::V6),
+        }
+    }
+
+    /// What a guest calls an address that a socket hears from.
+    #[inline]
+    pub fn inside(&self, source: IpAddr) -> IpAddr {
+        if self.host_loopback && source.is_loopback() {
+            self.gateway(source).unwrap_or(source)
+        } else {
+            source
         }
     }
 

@@ -7,16 +7,22 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ctl::model::{Filtering, HostRecord, Mode as ModeWord, NetworkSpec};
+use ctl::model::{
+    Egress, Filtering, HostRecord, Mode as ModeWord, NetworkSpec, OutboundRule, OutboundTarget,
+};
+use hickory_proto::op::Message;
+use hickory_proto::rr::RData;
 use modes::gateway::dhcp4::{self, Config as Dhcp4Config};
 use modes::gateway::dhcp6::{Dhcp6Config, Dhcp6Server};
 use modes::gateway::dns::{self, Dns, Limits, Zone};
 use modes::gateway::leases::file::FileStore;
 use modes::gateway::ra::{Advertiser, RaConfig, RaPrefix};
-use modes::gateway::{Clock, Gateway, LeaseWatch, Links, Services, Settings, SlowPath, link_local};
+use modes::gateway::{
+    Clock, Gateway, LeaseWatch, Links, NameWatch, Services, Settings, SlowPath, link_local,
+};
 use modes::nat::{self, Nat};
 use modes::routed::Routed;
 use switch_core::mode::{Mode, Role};
@@ -33,10 +39,15 @@ pub(super) struct Composed {
     pub(super) mode: Arc<dyn Mode>,
     /// The mode once more, if it translates.
     pub(super) nat: Option<Arc<Nat>>,
+    /// Where the port of the host's sockets is to be put when it is there, if they are the network's outside.
+    pub(super) sockets: SocketsCell,
     pub(super) gateway: Option<Gateway>,
     /// Whom the gateway asks for names of the outside.
     pub(super) upstream: Upstream,
 }
+
+/// The port of the host's sockets, for whoever is made before it.
+pub(super) type SocketsCell = Arc<OnceLock<sockets::Control>>;
 
 /// What a network is made in.
 pub(super) struct Surroundings<'a> {
@@ -86,6 +97,7 @@ pub(super) fn compose(spec: &NetworkSpec, around: &Surroundings<'_>) -> Result<C
     let limit = spec.fdb_max as usize;
     let mac = router_mac(spec);
     let (mut answers, mut nat) = (true, None);
+    let sockets = SocketsCell::default();
     let (mode, slow, leases): Made = match spec.mode {
         ModeWord::Bridge => (Arc::new(modes::bridge::Bridge::new(ageing, limit)), None, None),
         ModeWord::Internal => (Arc::new(modes::internal::Internal::new(mac, ageing, limit)), None, None),
@@ -96,7 +108,7 @@ pub(super) fn compose(spec: &NetworkSpec, around: &Surroundings<'_>) -> Result<C
         }
         ModeWord::Nat => {
             // Where the host translates, its stack answers for the gateway's addresses.
-            answers = spec.translates();
+            answers = spec.egress != Some(Egress::Host);
             let (made, slow) = modes::nat::new(nat_settings(spec, mac));
             nat = spec.translates().then(|| Arc::clone(&made));
             (made, slow, None)
@@ -109,6 +121,7 @@ pub(super) fn compose(spec: &NetworkSpec, around: &Surroundings<'_>) -> Result<C
             dns: name_service(spec)?,
             ra: advertiser(spec, around.clock.now)?,
             leases,
+            names: made_names(spec, &sockets),
         };
         let settings = Settings {
             mac,
@@ -126,7 +139,7 @@ pub(super) fn compose(spec: &NetworkSpec, around: &Surroundings<'_>) -> Result<C
     } else {
         None
     };
-    Ok(Composed { mode, nat, gateway, upstream: upstream(spec) })
+    Ok(Composed { mode, nat, sockets, gateway, upstream: upstream(spec) })
 }
 
 type Made = (Arc<dyn Mode>, Option<Box<dyn SlowPath>>, Option<Box<dyn LeaseWatch>>);
@@ -152,6 +165,30 @@ impl LeaseWatch for Watch {
     }
 }
 
+/// Tells the outbound filter of the host's sockets which names have which addresses.
+struct Names(SocketsCell);
+
+impl NameWatch for Names {
+    fn answered(&mut self, message: &[u8]) {
+        let Some(sockets) = self.0.get().filter(|sockets| sockets.follows_names()) else { return };
+        let Ok(message) = Message::from_vec(message) else { return };
+        let Some(name) = message.queries.first().map(|query| query.name().to_ascii()) else { return };
+        for record in &message.answers {
+            let ip = match &record.data {
+                RData::A(a) => IpAddr::V4(a.0),
+                RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
+                _ => continue,
+            };
+            // By the name that was asked for, whatever other names the answer goes by.
+            sockets.learn(&name, ip, Duration::from_secs(record.ttl.into()));
+        }
+    }
+}
+
+fn made_names(spec: &NetworkSpec, sockets: &SocketsCell) -> Option<Box<dyn NameWatch>> {
+    spec.by_sockets().then(|| Box::new(Names(Arc::clone(sockets))) as Box<dyn NameWatch>)
+}
+
 fn routed_settings(spec: &NetworkSpec, mac: MacAddr) -> modes::routed::Settings {
     let (v4, v6) = (spec.gateway4().map(IpAddr::V4), spec.gateway6().map(IpAddr::V6));
     modes::routed::Settings {
@@ -171,9 +208,10 @@ fn routed_settings(spec: &NetworkSpec, mac: MacAddr) -> modes::routed::Settings 
 
 fn nat_settings(spec: &NetworkSpec, mac: MacAddr) -> modes::nat::Settings {
     let (v4, v6) = (spec.gateway4().map(IpAddr::V4), spec.gateway6().map(IpAddr::V6));
-    let egress = match spec.translates() {
-        false => nat::Egress::Host,
-        true => nat::Egress::Uplink(nat::Uplink {
+    let egress = match &spec.egress {
+        Some(Egress::Host) => nat::Egress::Host,
+        Some(Egress::User) | None => nat::Egress::User,
+        Some(Egress::Uplink(_)) => nat::Egress::Uplink(nat::Uplink {
             mac: station_mac(&spec.name, "outside"),
             addresses: spec
                 .address
@@ -188,11 +226,7 @@ fn nat_settings(spec: &NetworkSpec, mac: MacAddr) -> modes::nat::Settings {
         }),
     };
     let mut napt = napt::Settings::new([seed(), seed()]);
-    napt.filtering = match spec.filtering {
-        Filtering::EndpointIndependent => napt::Filtering::EndpointIndependent,
-        Filtering::AddressDependent => napt::Filtering::AddressDependent,
-        Filtering::AddressAndPortDependent => napt::Filtering::AddressAndPortDependent,
-    };
+    napt.filtering = filtering(spec);
     napt.sessions_per_host = spec.quota;
     napt.mappings_per_host = napt.mappings_per_host.min(spec.quota);
     modes::nat::Settings {
@@ -203,6 +237,50 @@ fn nat_settings(spec: &NetworkSpec, mac: MacAddr) -> modes::nat::Settings {
         napt,
         ageing: Duration::from_secs(spec.ageing_s.into()),
         fdb_max: spec.fdb_max as usize,
+    }
+}
+
+fn filtering(spec: &NetworkSpec) -> napt::Filtering {
+    match spec.filtering {
+        Filtering::EndpointIndependent => napt::Filtering::EndpointIndependent,
+        Filtering::AddressDependent => napt::Filtering::AddressDependent,
+        Filtering::AddressAndPortDependent => napt::Filtering::AddressAndPortDependent,
+    }
+}
+
+/// Which destinations a network's guests reach by the host's sockets.
+pub(super) fn outbound(spec: &NetworkSpec) -> sockets::Policy {
+    let gateway = spec.gateway4().map(IpAddr::V4).into_iter().chain(spec.gateway6().map(IpAddr::V6));
+    let open = gateway.filter(|_| spec.host_loopback).collect();
+    let rule = |rule: &OutboundRule| sockets::Rule {
+        allow: rule.allow,
+        target: match &rule.target {
+            OutboundTarget::Any => sockets::Target::Any,
+            OutboundTarget::Prefix(net) => sockets::Target::Prefix(*net),
+            OutboundTarget::Name(name) => sockets::Target::Name(name.clone()),
+            OutboundTarget::Below(name) => sockets::Target::Below(name.clone()),
+        },
+        ports: rule.ports.clone(),
+    };
+    sockets::Policy::new(spec.subnets().collect(), open, spec.outbound.iter().map(rule).collect())
+}
+
+/// What the port of the host's sockets on a network is told. Other networks' ports have `taken` descriptors; this one
+/// gets half of what is left at most, and leaves the other half to what comes.
+pub(super) fn sockets_settings(spec: &NetworkSpec, taken: u64) -> sockets::Settings {
+    let mut limits = sockets::Limits::default();
+    for each in [&mut limits.tcp_each, &mut limits.udp_each, &mut limits.echo_each] {
+        *each = (*each).min(spec.quota);
+    }
+    sockets::Settings {
+        mac: router_mac(spec),
+        gateway_v4: spec.gateway4(),
+        gateway_v6: spec.gateway6(),
+        mtu: spec.mtu_in_force(),
+        host_loopback: spec.host_loopback,
+        filtering: filtering(spec),
+        outbound: Arc::new(outbound(spec)),
+        limits: limits.within(sockets::limits::files().saturating_sub(taken) / 2),
     }
 }
 

@@ -397,8 +397,11 @@ fn nat_of(network: &Network) -> Result<&dyn NatAccess, Refusal> {
 /// The translations of a network.
 pub(super) fn nat_sessions(host: &Host, name: &str, limit: usize) -> Result<NatSessionList, Refusal> {
     let state = &mut *host.lock();
-    let nat = nat_of(network(state, name)?)?;
-    let (sessions, total) = nat.sessions(host.datapath.now(), limit);
+    let network = network(state, name)?;
+    let (sessions, total) = match &network.sockets {
+        Some(sockets) => sockets.sessions(limit),
+        None => nat_of(network)?.sessions(host.datapath.now(), limit),
+    };
     let sessions = sessions
         .into_iter()
         .map(|s| NatSession {
@@ -431,6 +434,11 @@ pub(super) fn forward_add(host: &Host, spec: &ForwardSpec, may_exist: bool) -> R
     let elsewhere = taken_elsewhere(state, spec);
     let network = network(state, &spec.network)?;
     spec.fits(&network.spec)?;
+    if network.spec.by_sockets() {
+        return Err(Refusal::refused(format!(
+            "{what}: port forwards with egress=user are not in this version: say egress=host or egress=uplink:IFNAME"
+        )));
+    }
     if network.told.forwards.contains(spec) {
         return match may_exist {
             true => Ok(()),
@@ -536,10 +544,15 @@ pub(super) fn resolved(network: &Network, now: Instant) -> Option<Resolved> {
         host_interface: spec.host_interface().map(str::to_owned),
         forwarding: spec.host_interface().and_then(|_| forwards4()),
         forwards: (spec.mode == Mode::Nat).then_some(network.told.forwards.len() as u64),
-        quota: spec.translates().then_some(spec.quota.into()),
+        quota: (spec.translates() || spec.by_sockets()).then_some(spec.quota.into()),
         sessions: network.mode.nat().map(|nat| nat.sessions(now, 0).1 as u64),
         ..Resolved::default()
     };
+    if let Some(sockets) = &network.sockets {
+        told.sessions = Some(sockets.sessions(0).1 as u64);
+        told.pings = Some(sockets.pings_allowed());
+        told.counters = Some(sockets.counters().iter().map(|(name, n)| (name.to_owned(), n)).collect());
+    }
     if let Some(status) = network.nat.as_ref().map(|nat| nat.status()) {
         // What was configured, or what a DHCP server of the outside gave.
         let address = |a: UplinkAddress| format!("{}/{}", a.address, a.prefix);

@@ -7,13 +7,14 @@ use ctl::protocol::Refusal;
 use modes::gateway::Gateway;
 use tracing::{info, warn};
 
-use super::backend::{Backend, Netdev, Station, Tap};
+use super::backend::{Backend, Netdev, Sockets, Station, Tap};
 use super::compose::{self, Surroundings};
 use super::gateways::{self, Told};
 use super::plumbing::HostSide;
 use super::services::{self, Shared};
 use super::switch::{
-    Done, Everything, Host, NETWORKS_MAX, Network, Port, Purpose, gateway_port, own_mtu, own_ports, words,
+    Done, Everything, Host, NETWORKS_MAX, Network, Port, Purpose, gateway_port, own_mtu, own_ports,
+    sockets_port, words,
 };
 use super::upstream::Upstream;
 
@@ -56,14 +57,21 @@ impl Host {
             spec: spec.clone(),
             mode: made.mode,
             nat: made.nat,
+            sockets: None,
             gateway: None,
             told: Told::default(),
             host_side: HostSide::default(),
         };
         state.networks.insert(name.clone(), network);
-        let begun = self.add_own_ports(state, &spec).and_then(|()| match made.gateway {
-            Some(gateway) => self.add_gateway(state, &name, gateway, made.upstream),
-            None => Ok(()),
+        let begun = self.add_own_ports(state, &spec).and_then(|()| {
+            if let Some(control) = state.networks.get(&name).and_then(|n| n.sockets.clone()) {
+                // It is empty: the network was made just now.
+                let _ = made.sockets.set(control);
+            }
+            match made.gateway {
+                Some(gateway) => self.add_gateway(state, &name, gateway, made.upstream),
+                None => Ok(()),
+            }
         });
         if let Err(refusal) = begun {
             self.drop_network(state, &name);
@@ -112,6 +120,34 @@ impl Host {
             let kind = format!("netdev:{uplink}");
             self.insert_port(state, uplink, &spec.name, kind, Purpose::Uplink, mtu, spec.mtu, make)
                 .map_err(|e| Refusal::refused(format!("network {}: uplink {uplink}: {e}", spec.name)))?;
+        }
+        if spec.by_sockets() && !state.ports.contains_key(&sockets_port(&spec.name)) {
+            self.add_sockets(state, spec, mtu)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the port of a network whose outside is the host's sockets.
+    fn add_sockets(&self, state: &mut Everything, spec: &NetworkSpec, mtu: u16) -> Done {
+        let taken: u64 = state.networks.values().filter_map(|n| n.sockets.as_ref()).map(|s| s.files()).sum();
+        let settings = compose::sockets_settings(spec, taken);
+        let mut control = None;
+        let make = |context| {
+            let (port, far) = Sockets::new(settings, context)?;
+            control = Some(far);
+            Ok(Box::new(port) as Box<dyn Backend>)
+        };
+        let (name, kind) = (sockets_port(&spec.name), "sockets".to_owned());
+        self.insert_port(state, &name, &spec.name, kind, Purpose::Sockets, mtu, None, make)
+            .map_err(|e| Refusal::refused(format!("network {}: egress=user: {e}", spec.name)))?;
+        if control.as_ref().is_some_and(|control| !control.pings_allowed()) {
+            info!(
+                network = spec.name,
+                "guests' pings to the outside are not answered: net.ipv4.ping_group_range has none of this process's groups"
+            );
+        }
+        if let Some(network) = state.networks.get_mut(&spec.name) {
+            network.sockets = control;
         }
         Ok(())
     }
@@ -198,6 +234,10 @@ impl Host {
         }
         if new.mtu != old.mtu {
             self.spread_mtu(state, name);
+        }
+        if let Some(sockets) = state.networks.get(name).and_then(|n| n.sockets.as_ref()) {
+            sockets.set_policy(compose::outbound(&new));
+            sockets.set_host_loopback(new.host_loopback);
         }
         come.iter().for_each(|port| state.tell_mode(port));
         self.publish(state);

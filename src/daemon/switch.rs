@@ -48,6 +48,8 @@ pub(super) enum Purpose {
     HostInterface,
     /// It is its network's uplink.
     Uplink,
+    /// It is its network's way to the host's sockets.
+    Sockets,
     /// It is the switch's own station on its network.
     Gateway,
 }
@@ -58,7 +60,7 @@ impl Purpose {
         match self {
             Self::Added(_) => Role::Guest,
             Self::HostInterface => Role::HostInterface,
-            Self::Uplink => Role::Uplink,
+            Self::Uplink | Self::Sockets => Role::Uplink,
             Self::Gateway => Role::Gateway,
         }
     }
@@ -85,6 +87,8 @@ pub(super) struct Network {
     pub(super) mode: Arc<dyn Mode>,
     /// Its translation, if the switch does that itself.
     pub(super) nat: Option<Arc<Nat>>,
+    /// The port of the host's sockets, if they are its outside, once it is there.
+    pub(super) sockets: Option<sockets::Control>,
     /// The gateway, once its port is there.
     pub(super) gateway: Option<(Shared, Running)>,
     /// What an operator told it of single guests.
@@ -413,7 +417,13 @@ impl Host {
 /// The ports that a network has by itself.
 pub(super) fn own_ports(spec: &NetworkSpec) -> Vec<String> {
     let named = spec.host_interface().into_iter().chain(spec.uplink_interface()).map(str::to_owned);
+    let named = named.chain(spec.by_sockets().then(|| sockets_port(&spec.name)));
     named.chain(spec.has_gateway().then(|| gateway_port(&spec.name))).collect()
+}
+
+/// The name of the port of the host's sockets on a network.
+pub(super) fn sockets_port(network: &str) -> String {
+    format!("{network}.sockets")
 }
 
 /// The name of the port of a network's gateway.

@@ -16,15 +16,20 @@ use super::guest::Answer;
 /// The program name that makes this process the kernel's end.
 pub(crate) const ARG0: &str = "weft-demo-kernel";
 
+/// The loopback interface. It has its address as soon as it is switched on, which it is but in a new namespace.
+pub(super) const LOOPBACK: &str = "lo";
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Gives `interface` the address (`OTHER+INTERFACE`: after making the pair), says so, takes one TCP connection on `port`, confirms what came, says so.
 pub(crate) fn run(interface: &str, address: &str, prefix: u8, port: u16) -> anyhow::Result<()> {
     let address: Ipv4Addr = address.parse().context("the address")?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(set_address(interface, address, prefix))?;
+    if interface != LOOPBACK || TcpListener::bind((address, 0)).is_err() {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(set_address(interface, address, prefix))?;
+    }
     let listener = TcpListener::bind(SocketAddr::from((address, port))).context("listening")?;
     say(&Answer::Hello { mac: [0; 6] })?;
     let (mut stream, _) = listener.accept().context("waiting for the guest")?;
@@ -79,6 +84,9 @@ async fn set_address(interface: &str, address: Ipv4Addr, prefix: u8) -> anyhow::
     let link = links.try_next().await?.with_context(|| format!("there is no interface {interface}"))?;
     let up = LinkUnspec::new_with_index(link.header.index).up().build();
     handle.link().set(up).execute().await.with_context(|| format!("switching {interface} on"))?;
+    if interface == LOOPBACK {
+        return Ok(());
+    }
     handle
         .address()
         .add(link.header.index, address.into(), prefix)

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Report;
 use super::guest::{Answer, Order, Setup};
+use super::kernel::LOOPBACK;
 use super::process::{Daemon, Process};
 use super::steps::{Outcome, TCP_BYTES, ping, tcp, tcp_outcome, unexpected};
 
@@ -18,6 +19,7 @@ const ROUTED: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 77, 2, 1), Ipv4Addr::new(10, 77
 pub(super) fn run(daemon: &Daemon, report: &mut Report, no_namespace: Option<&str>) -> anyhow::Result<()> {
     internal(daemon, report)?;
     routed(daemon, report)?;
+    by_sockets(daemon, report)?;
     match no_namespace {
         Some(why) => report.left_out("nat: a guest reaches the outside", why),
         None => nat(daemon, report)?,
@@ -106,6 +108,34 @@ fn routed(daemon: &Daemon, report: &mut Report) -> anyhow::Result<()> {
         report.step("routed: from subnet to subnet", tcp(one, two, ROUTED[1]));
     }
     Ok(())
+}
+
+/// A guest reaches a server of this host by the host's own sockets: no privilege, no namespace, no interface.
+fn by_sockets(daemon: &Daemon, report: &mut Report) -> anyhow::Result<()> {
+    let (port, gateway) = (5004, Ipv4Addr::new(10, 77, 4, 1));
+    let mut server = daemon.kernel(LOOPBACK, &Ipv4Addr::LOCALHOST.to_string(), 8, port)?;
+    server.answer()?;
+    daemon.weft(&["net", "add", "user0", "mode=nat", "subnet=10.77.4.0/24", "host-loopback=on"])?;
+    let mut one = guest(daemon, "user0", 11, "", &[])?;
+    report.step("nat: by the host's own sockets", spliced(daemon, &mut one, &mut server, gateway, port));
+    report.show(daemon, &["nat", "sessions", "user0"]);
+    Ok(())
+}
+
+fn spliced(
+    daemon: &Daemon,
+    guest: &mut Process,
+    server: &mut Process,
+    gateway: Ipv4Addr,
+    port: u16,
+) -> Outcome {
+    let (address, _) = lease(guest)?;
+    let (pinged, _) = ping(guest, gateway, 100)?;
+    let sent = guest.ask(&Order::TcpSend { to: gateway, port, bytes: TCP_BYTES })?;
+    let (moved, values) = tcp_outcome(&sent, &server.answer()?)?;
+    let show = daemon.json(&["net", "show", "user0"])?;
+    ensure!(show["resolved"]["egress"] == "user", "{show}");
+    Ok((format!("{address} to a server of this host: TCP {moved}; ping of the gateway {pinged}"), values))
 }
 
 fn nat(daemon: &Daemon, report: &mut Report) -> anyhow::Result<()> {

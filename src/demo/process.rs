@@ -145,7 +145,8 @@ impl Daemon {
         Process::start(command, format!("guest {}", setup.number))
     }
 
-    /// Starts the kernel's end on an interface of the daemon's namespace.
+    /// Starts the kernel's end on an interface of the daemon's namespace, or on the loopback interface where the daemon
+    /// has no namespace of its own.
     pub(super) fn kernel(
         &self,
         interface: &str,
@@ -153,16 +154,17 @@ impl Daemon {
         prefix: u8,
         port: u16,
     ) -> anyhow::Result<Process> {
-        let Some(namespace) = &self.namespace else { bail!("the daemon has no namespace of its own") };
-        let mut command = Command::new(&namespace.join[0]);
-        command.args(["--target", &self.pid().to_string()]).args(&namespace.join[1..]);
-        command.arg("--").arg(&self.program).args([
-            kernel::ARG0,
-            interface,
-            address,
-            &prefix.to_string(),
-            &port.to_string(),
-        ]);
+        let mut command = match &self.namespace {
+            Some(namespace) => {
+                let mut command = Command::new(&namespace.join[0]);
+                command.args(["--target", &self.pid().to_string()]).args(&namespace.join[1..]);
+                command.arg("--").arg(&self.program);
+                command
+            }
+            None if interface == kernel::LOOPBACK => Command::new(&self.program),
+            None => bail!("the daemon has no namespace of its own"),
+        };
+        command.args([kernel::ARG0, interface, address, &prefix.to_string(), &port.to_string()]);
         Process::start(command, "the kernel's end".to_owned())
     }
 }

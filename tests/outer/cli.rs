@@ -14,7 +14,6 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("cli_may_exist_accepts_only_the_same_values", &[], may_exist_accepts_only_the_same_values);
     suite.add("cli_if_exists_makes_del_idempotent", &[], if_exists_makes_del_idempotent);
     suite.add("cli_names_too_long_are_refused_before_anything_is_made", &[], names_too_long_are_refused);
-    suite.add("cli_what_a_later_version_has_is_refused_by_name", &[], later_words_are_refused_by_name);
     suite.add("cli_json_has_the_keys_of_the_contract", &[], json_has_the_keys_of_the_contract);
     suite.add("cli_double_dash_ends_options", &[], double_dash_ends_options);
 }
@@ -120,27 +119,6 @@ fn names_too_long_are_refused() -> Result<()> {
     daemon.refused(1, &["net", "add", "sixteen-bytes-xx", "mode=bridge", "host-if=on"])?;
     let networks = daemon.json("net list")?;
     ensure!(networks.as_array().is_some_and(|list| list.len() == 1), "something was made: {networks}");
-    Ok(())
-}
-
-fn later_words_are_refused_by_name() -> Result<()> {
-    let daemon = Daemon::start()?;
-    daemon.ok("net add n mode=bridge")?;
-    let kind = format!("vhost-user:{}", daemon.path("p.sock").display());
-    let cases: [(&[&str], &str); 6] = [
-        (&["net", "add", "m", "mode=nat"], "nat"),
-        (&["net", "add", "m", "mode=bridge", "subnet=10.0.0.0/24"], "subnet"),
-        (&["net", "add", "m", "mode=bridge", "colour=red"], "colour"),
-        (&["net", "add", "m", "mode=bridge", "dhcp=off"], "dhcp"),
-        (&["port", "add", "n", "p", "stream:/tmp/weft-stream"], "stream"),
-        (&["port", "add", "n", "p", &kind, "colour=red"], "colour"),
-    ];
-    for (case, word) in cases {
-        let output = daemon.weft(case)?;
-        ensure!(matches!(output.code, 1 | 2), "{case:?}: {output:?}");
-        ensure!(output.stderr.contains(word), "{case:?} does not name '{word}': {output:?}");
-    }
-    ensure!(daemon.json("port list")? == Value::Array(Vec::new()), "a port was made");
     Ok(())
 }
 

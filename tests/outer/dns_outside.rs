@@ -15,7 +15,7 @@ const NEEDS: &[Need] = &[Need::Namespaces, Need::Ping, Need::Udhcpc, Need::Dig, 
 
 /// What networks of these tests have besides their mode.
 const WORDS: &str = "dhcp=10.9.0.50-10.9.0.99 dns=on domain=lab.test";
-const SERVERS: [&str; 2] = ["10.99.0.2", "10.99.0.3"];
+pub(crate) const SERVERS: [&str; 2] = ["10.99.0.2", "10.99.0.3"];
 
 pub(crate) fn register(suite: &mut Suite) {
     for mode in [Mode::Routed, Mode::Nat] {
@@ -30,12 +30,12 @@ pub(crate) fn register(suite: &mut Suite) {
 }
 
 /// The outside: a namespace beside the daemon's, with both servers' addresses.
-struct Outside {
-    namespace: Netns,
+pub(crate) struct Outside {
+    pub(crate) namespace: Netns,
 }
 
 impl Outside {
-    fn beside(host: &Netns) -> Result<Self> {
+    pub(crate) fn beside(host: &Netns) -> Result<Self> {
         let namespace = Netns::new("outside")?;
         host.veth("up0", &namespace, "eth0", "10.99.0.2/24")?;
         host.run("ip address add 10.99.0.1/24 dev up0")?;
@@ -44,7 +44,7 @@ impl Outside {
     }
 
     /// Starts a server that knows `example.net` and nothing else.
-    fn serve(&self, address: &str, more: &[&str]) -> Result<Program> {
+    pub(crate) fn serve(&self, address: &str, more: &[&str]) -> Result<Program> {
         let listen = format!("--listen-address={address}");
         let mut args = vec!["--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null"];
         args.extend(["--user=root", "--pid-file=", "--log-queries", "--log-facility=-", "--bind-interfaces"]);

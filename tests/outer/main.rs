@@ -23,6 +23,7 @@ mod restart;
 mod routed;
 mod stream;
 mod testpmd;
+mod user;
 mod xen;
 
 use std::process::ExitCode;
@@ -53,5 +54,6 @@ fn main() -> ExitCode {
     refusals::register(&mut suite);
     internal::register(&mut suite);
     relocate::register(&mut suite);
+    user::register(&mut suite);
     suite.run()
 }

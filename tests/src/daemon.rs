@@ -1,7 +1,8 @@
 //! The daemon under test, with a socket, a state directory and a log of its own.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -25,7 +26,12 @@ pub struct DaemonOptions {
     namespace: Option<String>,
     config: Option<String>,
     env: Vec<(String, String)>,
+    unprivileged: bool,
+    in_home: bool,
 }
+
+/// Whom an unprivileged daemon runs as: `nobody`.
+const NOBODY: u32 = 65_534;
 
 impl DaemonOptions {
     /// In a network namespace.
@@ -37,6 +43,19 @@ impl DaemonOptions {
     /// With more arguments to `weft daemon`.
     pub fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// As an ordinary user, without a capability.
+    pub fn unprivileged(mut self) -> Self {
+        self.unprivileged = true;
+        self
+    }
+
+    /// With its socket and its state where an ordinary user has them, by `XDG_RUNTIME_DIR` and `XDG_STATE_HOME`: nothing is
+    /// said of either on the command line.
+    pub fn in_home(mut self) -> Self {
+        self.in_home = true;
         self
     }
 
@@ -61,6 +80,22 @@ impl DaemonOptions {
         let options = self;
         if let Some(text) = &options.config {
             std::fs::write(dir.path().join("weft.toml"), text)?;
+        }
+        if options.unprivileged {
+            // The program, too: where it was built may be nobody else's to read.
+            std::fs::copy(binary()?, dir.path().join("weft"))?;
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755))?;
+            for path in [
+                dir.path().to_owned(),
+                dir.path().join("weft"),
+                dir.path().join("run"),
+                dir.path().join("state"),
+            ] {
+                if !path.exists() {
+                    std::fs::create_dir(&path)?;
+                }
+                std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY))?;
+            }
         }
         let child = spawn(dir.path(), &options)?;
         let mut daemon = Daemon { child, dir, options };
@@ -88,17 +123,30 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 fn spawn(dir: &Path, options: &DaemonOptions) -> Result<Child> {
-    let weft = binary()?;
-    let mut command = match &options.namespace {
-        None => Command::new(weft),
-        Some(name) => {
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", name]).arg(weft);
-            command
-        }
-    };
-    command.arg("daemon").arg("--socket").arg(dir.join("ctl.sock"));
-    command.arg("--state-dir").arg(dir.join("state"));
+    let weft = if options.unprivileged { dir.join("weft") } else { binary()? };
+    let mut words: Vec<OsString> = Vec::new();
+    if let Some(name) = &options.namespace {
+        words.extend(["ip", "netns", "exec", name].map(Into::into));
+    }
+    if options.unprivileged {
+        let user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+        words.push("setpriv".into());
+        words.extend(user.map(Into::into));
+        words.extend(
+            ["--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"].map(Into::into),
+        );
+    }
+    words.push(weft.into());
+    let (program, args) = words.split_first().context("no program")?;
+    let mut command = Command::new(program);
+    command.args(args).arg("daemon");
+    if options.in_home {
+        command.env("XDG_RUNTIME_DIR", dir.join("run")).env("XDG_STATE_HOME", dir.join("state"));
+        command.env_remove("WEFT_SOCKET");
+    } else {
+        command.arg("--socket").arg(dir.join("ctl.sock"));
+        command.arg("--state-dir").arg(dir.join("state"));
+    }
     if options.config.is_some() {
         command.arg("--config").arg(dir.join("weft.toml"));
     }
@@ -143,7 +191,8 @@ impl Daemon {
 
     /// Its ctl socket.
     pub fn socket(&self) -> PathBuf {
-        self.dir.path().join("ctl.sock")
+        let home = if self.options.in_home { "run/weft/ctl.sock" } else { "ctl.sock" };
+        self.dir.path().join(home)
     }
 
     /// Its state directory.
@@ -154,6 +203,11 @@ impl Daemon {
     /// A path in the directory that goes with the daemon: for sockets and files of the test.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// The directory that goes with the daemon.
+    pub fn home(&self) -> &Path {
+        self.dir.path()
     }
 
     /// The path of its configuration file, given with [`DaemonOptions::config`].

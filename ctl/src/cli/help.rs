@@ -8,7 +8,7 @@ Keys of every mode, with their units and [defaults]:
   mode=bridge            a learning switch [bridge]
        routed            each guest by itself behind a router
        nat               a private subnet behind address translation; needs
-                         subnet= and egress=
+                         subnet=
        internal          guests reach each other, and nothing else
   mtu=BYTES              68 to 65535; at least 1280 with subnet6= [1500]
 Keys of bridge, nat and internal:
@@ -52,13 +52,22 @@ Keys of routed and nat:
   ip-forward=on|off      the daemon may switch the host's forwarding on
                          [nat with egress=host: on; routed: off]
 Keys of nat:
-  egress=host            the host translates, by nftables
+  egress=user            the host's own sockets, without privileges [user]
+         host            the host translates, by nftables
          uplink:IFNAME   the switch translates, on this interface
-  filtering=WHICH        who may answer a guest, with egress=uplink:IFNAME:
+  outbound=RULE[,RULE...]
+                         what guests reach, with egress=user: at most 64 rules
+                         allow:TARGET[:PORTS] or deny:TARGET[:PORTS], of which
+                         the first that matches holds; TARGET is *, ADDR, CIDR,
+                         NAME or *.NAME, an IPv6 one before PORTS in brackets;
+                         PORTS a port or FIRST-LAST [allow:*]
+  host-loopback=on|off   the gateway's addresses are the host's loopback, with
+                         egress=user [off]
+  filtering=WHICH        who may answer a guest, unless with egress=host:
                          endpoint-independent, address-dependent or
                          address-and-port-dependent [address-dependent]
-  quota=N                16 to 1000000: sessions of one guest, with
-                         egress=uplink:IFNAME [16384]";
+  quota=N                16 to 1000000: sessions of one guest, unless with
+                         egress=host [16384]";
 
 /// The keys of ports.
 pub(super) const PORT_KEYS: &str = "\
@@ -93,8 +102,9 @@ pub(super) const SET_HELP: &str = "An empty value (key=) sets a key back to its 
 pub(super) const NET_SET_HELP: &str = "\
 Keys that can be set: mtu, ageing, fdb-max; of a bridge also uplink and host-if;
 of other networks also domain, lease-time, dns-servers, static-routes,
-boot-file and boot-server. For any other key, delete the network and add it
-again. An empty value (key=) sets a key back to its default.";
+boot-file and boot-server; with egress=user also outbound and host-loopback.
+For any other key, delete the network and add it again. An empty value (key=)
+sets a key back to its default.";
 
 /// The words of forwards.
 pub(super) const FORWARD_HELP: &str = "\

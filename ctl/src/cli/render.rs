@@ -144,7 +144,12 @@ fn resolved_lines(resolved: &Resolved, lines: &mut Vec<(&'static str, String)>) 
     push("forwarding", resolved.forwarding.map(switch));
     push("sessions", count(resolved.sessions));
     push("quota", count(resolved.quota));
+    push("pings", resolved.pings.map(switch));
     push("forwards", count(resolved.forwards));
+    if let Some(counters) = &resolved.counters {
+        let counted = counters.iter().filter(|(_, n)| **n > 0).map(|(name, n)| format!("{name} {n}"));
+        push("counted", Some(list(&counted.collect::<Vec<_>>())));
+    }
 }
 
 impl Render for Vec<Port> {

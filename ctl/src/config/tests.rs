@@ -57,7 +57,7 @@ fn what_is_refused_and_on_which_line() {
         ("[network.lan]\n[network.lan.x]\na=1", 2, "type table is not possible"),
         ("[network.lan]\nmode = \"nat\"", 1, "mode=nat needs the subnet"),
         ("[network.lan]\nsubnet = \"10.0.0.0/8\"", 1, "subnet= does not go with mode=bridge"),
-        ("[network.lan]\negress = \"user\"", 2, "egress=user is not in this version"),
+        ("[network.lan]\negress = \"user\"", 1, "egress= does not go with mode=bridge"),
         ("[network.sixteen-bytes-ab]\nhost-if = true", 1, "16 bytes"),
         (&*format!("{net}[port.p]\nkind = \"tap\""), 2, "network is missing"),
         (&*format!("{net}[port.p]\nnetwork = \"lan\""), 2, "kind is missing"),

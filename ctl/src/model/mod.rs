@@ -6,7 +6,6 @@
 
 mod error;
 mod forward;
-mod later;
 mod lease;
 mod names;
 mod network;
@@ -21,7 +20,7 @@ pub use lease::{HostRecord, LeaseKey, LeaseSpec};
 pub use names::{check_interface, check_name, check_socket_path};
 pub use network::{
     DHCP_MAX, Dhcp, Egress, FDB_MAX_DEFAULT, Filtering, HostAddress, LEASE_TIME_S_DEFAULT, Mode,
-    NetworkDraft, NetworkSpec, QUOTA_DEFAULT, StaticRoute,
+    NetworkDraft, NetworkSpec, OutboundRule, OutboundTarget, QUOTA_DEFAULT, StaticRoute,
 };
 pub use port::{Kind, PortDraft, PortSpec, Role};
 pub use value::{MTU_DEFAULT, MTU_MAX, MTU_MIN, Rate, parse_mac, parse_vlan};

@@ -1,6 +1,5 @@
 //! A port as an operator describes it.
 
-use super::later::check_now;
 use super::value::{MTU_MAX, MTU_MIN, parse_choice, parse_mac, parse_number, parse_switch, parse_vlan};
 use super::words::Claim;
 use super::{Mode, ModelError, NetworkSpec, Rate, check_interface, check_name, check_socket_path, shown};
@@ -36,7 +35,7 @@ impl Kind {
     /// `KIND[:ARG]`, for the port `port`: a tap or netdev without an argument has the port's name.
     ///
     /// # Errors
-    /// There is no such kind, its argument is not possible, or this version does not do it.
+    /// There is no such kind, or its argument is not possible.
     pub fn parse(text: &str, port: &str) -> Result<Self, ModelError> {
         let (kind, arg) = match text.split_once(':') {
             Some((kind, arg)) => (kind, Some(arg)),
@@ -65,7 +64,6 @@ impl Kind {
                 shown(text)
             ))),
         }?;
-        check_now("kind", kind)?;
         Ok(parsed)
     }
 
@@ -299,10 +297,9 @@ impl PortDraft {
     /// Sets one key from its word.
     ///
     /// # Errors
-    /// There is no such key, its value is not possible, or this version does not do it.
+    /// There is no such key, or its value is not possible.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ModelError> {
-        self.assign(key, value).map_err(|e| e.of(format_args!("{key}=")))?;
-        check_now("key", key)
+        self.assign(key, value).map_err(|e| e.of(format_args!("{key}=")))
     }
 
     /// Sets one key back to its default.

@@ -147,7 +147,7 @@ pub struct Resolved {
     pub dns: bool,
     /// The name servers that it asks, or that guests are told to ask when it does not answer.
     pub dns_servers: Vec<String>,
-    /// host or uplink:IFNAME.
+    /// user, host or uplink:IFNAME.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub egress: Option<String>,
     /// Our own address on the uplink, with its prefix.
@@ -174,6 +174,13 @@ pub struct Resolved {
     /// Translations that one guest may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota: Option<u64>,
+    /// Whether guests' pings to the outside are answered, where the outside is the host's sockets: the host may forbid it
+    /// (`net.ipv4.ping_group_range`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pings: Option<bool>,
+    /// What became of flows to the host's sockets, and of packets that they did not pass on, by name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counters: Option<BTreeMap<String, u64>>,
     /// How many port forwards there are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forwards: Option<u64>,

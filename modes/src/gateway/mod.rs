@@ -21,7 +21,7 @@ pub mod station;
 
 pub use crate::router::link_local;
 pub use outbox::{Handled, Outbox, Outgoing, SlowPath};
-pub use station::{Clock, Gateway, LeaseWatch, Links, Question, Services, Settings};
+pub use station::{Clock, Gateway, LeaseWatch, Links, NameWatch, Question, Services, Settings};
 
 #[cfg(test)]
 mod tests;

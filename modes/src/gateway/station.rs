@@ -77,6 +77,14 @@ pub struct Services {
     pub ra: Option<Advertiser>,
     /// Who is told of addresses that come and go.
     pub leases: Option<Box<dyn LeaseWatch>>,
+    /// Who is told of answers to questions for names.
+    pub names: Option<Box<dyn NameWatch>>,
+}
+
+/// Whoever goes by what guests were told of names.
+pub trait NameWatch: Send {
+    /// A guest is sent this answer, a whole DNS message; one over UDP may be cut short.
+    fn answered(&mut self, message: &[u8]);
 }
 
 /// Whoever forwards by leases.
@@ -366,21 +374,26 @@ impl Gateway {
         while let Some(action) = dns.pop() {
             match action {
                 Action::Ask { id, message } => self.questions.push_back(Question { id, message }),
-                Action::Answer { to: client, message } => match client.transport {
-                    Transport::Tcp(connection) => {
-                        self.stack.answer(clock.now, connection, &message);
-                        over_tcp = true;
+                Action::Answer { to: client, message } => {
+                    if let Some(names) = &mut self.services.names {
+                        names.answered(&message);
                     }
-                    Transport::Udp => {
-                        let clients = self.clients.get_mut(&client.port);
-                        let asked = clients.and_then(|c| c.remove(&client.address));
-                        let Some((mac, asked)) = asked else { continue };
-                        let macs = (self.settings.mac, mac);
-                        if let Some(frame) = datagram::build(macs, asked, client.address, &message) {
-                            self.out.send_to(client.port, frame);
+                    match client.transport {
+                        Transport::Tcp(connection) => {
+                            self.stack.answer(clock.now, connection, &message);
+                            over_tcp = true;
+                        }
+                        Transport::Udp => {
+                            let clients = self.clients.get_mut(&client.port);
+                            let asked = clients.and_then(|c| c.remove(&client.address));
+                            let Some((mac, asked)) = asked else { continue };
+                            let macs = (self.settings.mac, mac);
+                            if let Some(frame) = datagram::build(macs, asked, client.address, &message) {
+                                self.out.send_to(client.port, frame);
+                            }
                         }
                     }
-                },
+                }
             }
         }
         if over_tcp {

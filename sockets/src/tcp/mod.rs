@@ -23,14 +23,17 @@ mod timers;
 
 use std::collections::VecDeque;
 use std::hash::RandomState;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use datapath::Segment as Piece;
 use datapath::egress::add_tail;
 use datapath::socket::{Gather, GatherRoom};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
+use rustix::net::getsockname;
 use rustix::net::sockopt::socket_error;
 use switch_core::ip::{Cause, PROTO_TCP, Packet};
+use switch_core::napt::{NatSession, Protocol};
 use switch_core::offload::Checksum;
 use switch_core::{Head, Instant, MacAddr};
 
@@ -276,6 +279,36 @@ impl Tcp {
     /// True if `fill` would write something, as far as is known without asking the kernel.
     pub(crate) fn has_work(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// How many connections there are.
+    pub(crate) fn count(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Every connection, as an operator sees it.
+    pub(crate) fn sessions(&self, now: Instant) -> impl Iterator<Item = NatSession> {
+        self.table.iter().map(move |flow| {
+            let (inside, remote) = (flow.key.inside(), flow.key.outside());
+            let any: IpAddr = match inside {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            // Without a socket, when both streams have ended.
+            let own =
+                flow.socket.as_ref().and_then(|socket| SocketAddr::try_from(getsockname(socket).ok()?).ok());
+            NatSession {
+                protocol: Protocol::Tcp,
+                inside: SocketAddr::new(inside, flow.key.ports.0),
+                outside: own.unwrap_or(SocketAddr::new(any, 0)),
+                remote: SocketAddr::new(remote, flow.key.ports.1),
+                state: match flow.machine.phase() {
+                    Phase::Open => "established",
+                    Phase::Opening | Phase::Calling | Phase::Answered | Phase::Closed => "transitory",
+                },
+                idle: now.since(flow.machine.heard()),
+            }
+        })
     }
 
     /// When `timeout` is to be called next.

@@ -88,6 +88,16 @@ impl Table {
         if slot.generation == generation { slot.flow.as_deref_mut() } else { None }
     }
 
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.slots.iter().filter_map(|slot| slot.flow.as_deref())
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Whether one more may begin.
     ///
     /// # Errors

@@ -48,6 +48,7 @@ pub fn settings() -> Settings {
         gateway_v6: Some(GATEWAY_V6),
         mtu: 1500,
         host_loopback: true,
+        filtering: Default::default(),
         outbound: Arc::default(),
         limits: sockets::Limits::default(),
     }

@@ -2,6 +2,7 @@
 
 mod dgram;
 mod netdev;
+mod sockets;
 mod station;
 mod stream;
 mod tap;
@@ -17,6 +18,7 @@ use datapath::{QueueHost, TxPort};
 use switch_core::PortId;
 use tokio::sync::Notify;
 
+pub(super) use self::sockets::Sockets;
 use dgram::Dgram;
 pub(super) use netdev::Netdev;
 pub(super) use station::Station;

@@ -69,9 +69,16 @@ pub(super) const NETWORKS: &[Case] = &[
     ),
     ("net add x mode=routed uplink=eth2 address=203.0.113.255/24", &["203.0.113.255/24"]),
     ("net add x mode=nat egress=host", &["subnet="]),
-    ("net add x mode=nat subnet=10.9.0.0/24", &["egress="]),
     ("net add x mode=nat subnet=10.9.0.0/24 egress=cloud", &["cloud"]),
-    ("net add x mode=nat subnet=10.9.0.0/24 egress=user", &["egress=user"]),
+    ("net add x mode=nat subnet=10.9.0.0/24 address=203.0.113.2/24", &["address=", "egress=user"]),
+    ("net add x mode=nat subnet=10.9.0.0/24 ip-forward=on", &["ip-forward=", "egress=host"]),
+    ("net add x mode=nat subnet=10.9.0.0/24 egress=host outbound=deny:*", &["outbound=", "egress=user"]),
+    (
+        "net add x mode=nat subnet=10.9.0.0/24 egress=uplink:eth2 host-loopback=on",
+        &["host-loopback=", "egress=user"],
+    ),
+    ("net add x mode=nat subnet=10.9.0.0/24 outbound=deny:10.0.0.1/8", &["deny:10.0.0.1/8", "10.0.0.0/8"]),
+    ("net add x mode=bridge outbound=deny:*", &["outbound=", "mode=bridge"]),
     (
         "net add x mode=nat subnet=10.9.0.0/24 egress=host address=203.0.113.2/24",
         &["address=", "egress=host"],

@@ -2,13 +2,15 @@
 
 use super::resolve::{hosts, overlap};
 use super::{Dhcp, Egress, HostAddress, Mode, NetworkDraft, NetworkSpec, takes};
-use crate::model::later::EGRESS_USER;
 use crate::model::{ModelError, check_interface};
 use ipnetwork::IpNetwork;
 use std::net::IpAddr;
 
 /// The smallest MTU of an IPv6 link, in bytes (RFC 8200, 5).
 const MTU6_MIN: u16 = 1280;
+
+/// Keys of translations that the switch makes itself, on an uplink or by sockets.
+const OWN_TRANSLATION: &[&str] = &["filtering", "quota"];
 
 type Checked = Result<(), ModelError>;
 
@@ -47,7 +49,7 @@ fn check_mode(key: &str, mode: Mode) -> Checked {
     match (mode, key) {
         (Mode::Nat, "uplink") => refuse(format!("{does_not}: say egress=uplink:IFNAME")),
         (Mode::Nat, "host-if") => refuse(format!(
-            "{does_not}: with egress=host the host has an interface on the network, with egress=uplink:IFNAME not"
+            "{does_not}: with egress=host the host has an interface on the network, else it has not"
         )),
         (
             Mode::Internal,
@@ -75,24 +77,39 @@ fn check_egress(spec: &NetworkSpec, given: &[&str]) -> Checked {
     if spec.mode != Mode::Nat {
         return Ok(());
     }
+    for key in ["outbound", "host-loopback"] {
+        if given.contains(&key) && !spec.by_sockets() {
+            return refuse(format!("{key}= is about the host's sockets: it goes with egress=user only"));
+        }
+    }
     if spec.subnet.is_none() {
         return refuse("mode=nat needs the subnet of its guests: give subnet=, such as 192.168.122.0/24");
     }
     match &spec.egress {
-        None => refuse(format!("egress= is missing, which means egress=user; {EGRESS_USER}")),
-        Some(Egress::User) => refuse(EGRESS_USER),
         Some(Egress::Host) => {
-            for key in ["address", "next-hop", "address6", "next-hop6", "filtering", "quota"] {
-                if given.contains(&key) {
+            for key in ["address", "next-hop", "address6", "next-hop6"].iter().chain(OWN_TRANSLATION) {
+                if given.contains(key) {
+                    let others = if OWN_TRANSLATION.contains(key) { "egress=user or " } else { "" };
                     return refuse(format!(
                         "{key}= is for the switch's own translation: it does not go with egress=host, \
-                         only with egress=uplink:IFNAME"
+                         only with {others}egress=uplink:IFNAME"
                     ));
                 }
             }
             Ok(())
         }
-        Some(Egress::Uplink(_)) => Ok(()),
+        Some(Egress::User) => {
+            for key in ["address", "next-hop", "address6", "next-hop6"] {
+                if given.contains(&key) {
+                    return refuse(format!(
+                        "{key}= is our own on an uplink: it does not go with egress=user, whose outside is the \
+                         host's own sockets, only with egress=uplink:IFNAME"
+                    ));
+                }
+            }
+            Ok(())
+        }
+        Some(Egress::Uplink(_)) | None => Ok(()),
     }
 }
 

@@ -1,14 +1,14 @@
 //! The keys of networks: which there are, which modes take them, and which change while the network forwards.
 
+use super::outbound::parse_outbound;
 use super::values::{
     parse_address, parse_address6, parse_boot_file, parse_dhcp, parse_dns_servers, parse_domain,
     parse_egress, parse_gateway, parse_host4, parse_host6, parse_static_routes, parse_subnet, parse_subnet6,
 };
 use super::{
-    AGEING_S_DEFAULT, FDB_MAX_DEFAULT, Filtering, HostAddress, LEASE_TIME_S_DEFAULT, Mode, NetworkSpec,
-    QUOTA_DEFAULT, checks,
+    AGEING_S_DEFAULT, Egress, FDB_MAX_DEFAULT, Filtering, HostAddress, LEASE_TIME_S_DEFAULT, Mode,
+    NetworkSpec, QUOTA_DEFAULT, checks,
 };
-use crate::model::later::check_now;
 use crate::model::value::{MTU_MAX, MTU_MIN, parse_choice, parse_number, parse_switch};
 use crate::model::{ModelError, check_interface, check_name};
 use Mode::{Bridge, Internal, Nat, Routed};
@@ -63,6 +63,8 @@ const KEYS: &[Key] = &[
     live("static-routes", OUTWARD),
     live("boot-file", OUTWARD),
     live("boot-server", OUTWARD),
+    live("outbound", &[Nat]),
+    live("host-loopback", &[Nat]),
     fixed("filtering", &[Nat]),
     fixed("quota", &[Nat]),
     live("mtu", EVERY),
@@ -148,6 +150,8 @@ impl NetworkDraft {
             static_routes: Vec::new(),
             boot_file: None,
             boot_server: None,
+            outbound: Vec::new(),
+            host_loopback: false,
             filtering: Filtering::default(),
             quota: QUOTA_DEFAULT,
         };
@@ -157,10 +161,9 @@ impl NetworkDraft {
     /// Sets one key from its word.
     ///
     /// # Errors
-    /// There is no such key, its value is not possible, or this version does not do it.
+    /// There is no such key, or its value is not possible.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ModelError> {
         self.assign(key, value).map_err(|e| e.of(format_args!("{key}=")))?;
-        check_now(key, value)?;
         if let Some(known) = KEYS.iter().map(|k| k.key).find(|k| *k == key)
             && !self.given.contains(&known)
         {
@@ -184,6 +187,8 @@ impl NetworkDraft {
             "static-routes" => spec.static_routes.clear(),
             "boot-file" => spec.boot_file = None,
             "boot-server" => spec.boot_server = None,
+            "outbound" => spec.outbound.clear(),
+            "host-loopback" => spec.host_loopback = false,
             "quota" => spec.quota = QUOTA_DEFAULT,
             _ => return Err(ModelError::new(format!("{key}= has no default to go back to"))),
         }
@@ -218,6 +223,8 @@ impl NetworkDraft {
             "static-routes" => spec.static_routes = parse_static_routes(value)?,
             "boot-file" => spec.boot_file = Some(parse_boot_file(value)?),
             "boot-server" => spec.boot_server = Some(parse_host4(value)?),
+            "outbound" => spec.outbound = parse_outbound(value)?,
+            "host-loopback" => spec.host_loopback = parse_switch(value)?,
             "filtering" => spec.filtering = parse_choice(value, Filtering::WORDS)?,
             "quota" => spec.quota = parse_number(value, QUOTA_RANGE)?,
             "mtu" => spec.mtu = Some(parse_number(value, MTU_MIN..=MTU_MAX)?),
@@ -233,6 +240,9 @@ impl NetworkDraft {
     /// # Errors
     /// A key does not go with the mode, or two keys contradict each other; with the network's name in front.
     pub fn build(mut self) -> Result<NetworkSpec, ModelError> {
+        if self.spec.mode == Nat && self.spec.egress.is_none() {
+            self.spec.egress = Some(Egress::User);
+        }
         self.spec.host_if = self.host_if.unwrap_or_else(|| self.spec.host_if_default());
         checks::check(&self).map_err(|e| e.of(format_args!("network {}", self.spec.name)))?;
         self.spec.forget_defaults();

@@ -1,13 +1,14 @@
 //! A network as an operator describes it.
 //!
 //! * `keys`: which keys there are, which modes take them, which change while a network forwards; the draft.
-//! * `values`: the values of those keys.
+//! * `values`: the values of those keys; `outbound`: those of `outbound=`.
 //! * `checks`: whether the keys agree with each other.
 //! * `resolve`: what holds where nothing was said, and what networks must not share.
 //! * `words`: the keys and values that describe a network.
 
 mod checks;
 mod keys;
+mod outbound;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod words;
 
 pub use keys::NetworkDraft;
 pub(super) use keys::{FIXED, is_live, live_keys, takes};
+pub use outbound::{OutboundRule, OutboundTarget};
 pub(super) use values::{parse_domain, parse_label};
 
 use super::ModelError;
@@ -112,7 +114,7 @@ impl fmt::Display for Dhcp {
 /// How a `nat` network reaches the outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Egress {
-    /// Sockets of this process. No complete network has it in this version.
+    /// The host's own sockets, without privileges.
     User,
     /// The host's own masquerading.
     Host,
@@ -209,7 +211,7 @@ pub struct NetworkSpec {
     pub dns: Option<bool>,
     /// `domain=`, in small letters.
     pub domain: Option<String>,
-    /// `egress=`: `Host` or `Uplink` of a `nat` network, else `None`.
+    /// `egress=` of a `nat` network, `User` if it was not said; else `None`.
     pub egress: Option<Egress>,
     /// `address=`: our own on the uplink.
     pub address: Option<Ipv4Network>,
@@ -233,6 +235,10 @@ pub struct NetworkSpec {
     pub boot_server: Option<Ipv4Addr>,
     /// `filtering=`.
     pub filtering: Filtering,
+    /// `outbound=`: the first rule that matches a destination says whether guests reach it; at most 64.
+    pub outbound: Vec<OutboundRule>,
+    /// `host-loopback=`: the gateway's addresses are the host's loopback.
+    pub host_loopback: bool,
     /// `quota=`: sessions that a guest may have, 16 to 1,000,000.
     pub quota: u32,
 }

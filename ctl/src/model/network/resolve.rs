@@ -55,7 +55,12 @@ impl NetworkSpec {
         }
     }
 
-    /// Whether the switch itself translates what leaves the network.
+    /// Whether what leaves the network leaves by the host's sockets.
+    pub fn by_sockets(&self) -> bool {
+        self.mode == Mode::Nat && self.egress == Some(Egress::User)
+    }
+
+    /// Whether the switch itself translates what leaves the network, on an uplink.
     pub fn translates(&self) -> bool {
         self.mode == Mode::Nat && matches!(self.egress, Some(Egress::Uplink(_)))
     }

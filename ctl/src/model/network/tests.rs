@@ -22,6 +22,7 @@ fn text(spec: &NetworkSpec) -> String {
 }
 
 const NAT: &str = "mode=nat subnet=192.168.122.0/24 egress=host";
+const NAT_USER: &str = "mode=nat subnet=192.168.122.0/24";
 const NAT_UPLINK: &str = "mode=nat subnet=192.168.122.0/24 egress=uplink:eth0";
 
 #[test]
@@ -55,6 +56,8 @@ const WHOLE: &[&str] = &[
      dhcp=192.0.2.1-192.0.2.13 dns=on domain=vm.example address=203.0.113.2/30 next-hop=203.0.113.1 \
      address6=2001:db8::2/127 next-hop6=2001:db8::3 ip-forward=on lease-time=300 dns-servers=9.9.9.9 \
      static-routes=10.0.0.0/8@192.0.2.3 boot-file=http://192.0.2.9/boot.ipxe mtu=1500",
+    "mode=nat subnet=192.168.122.0/24 outbound=deny:10.0.0.0/8,allow:*.example.org:443,deny:* host-loopback=on \
+     filtering=endpoint-independent quota=100",
     "mode=routed host-if=off",
     "mode=routed gateway=169.254.0.1",
 ];
@@ -86,6 +89,7 @@ fn what_says_the_default_says_nothing() {
             "mode=nat subnet=10.0.0.0/24 egress=uplink:e quota=16384 filtering=address-dependent",
             " egress=uplink:e",
         ),
+        ("mode=nat subnet=10.0.0.0/24 egress=user", " "),
         ("mode=internal dhcp=off dns=off", "mode=internal"),
         (
             "mode=internal subnet=10.0.0.0/24 dns=on gateway=10.0.0.1",
@@ -97,7 +101,7 @@ fn what_says_the_default_says_nothing() {
         let base = "mode=nat subnet=10.0.0.0/24";
         let same = match same {
             "" => format!("{base} egress=host"),
-            _ if same.starts_with(' ') => format!("{base}{same}"),
+            _ if same.starts_with(' ') => format!("{base}{}", same.trim_end()),
             _ => same.to_owned(),
         };
         assert_eq!(text(&net(words)), same, "{words}");
@@ -120,6 +124,12 @@ fn what_holds_where_nothing_was_said() {
     assert_eq!((nat.host_interface(), nat.uplink_interface(), nat.translates()), (Some("lan"), None, false));
     assert_eq!(nat.dns_of_guests(), [IpAddr::from([192, 168, 122, 1])]);
     assert_eq!((nat.lease_time_s, nat.quota, nat.filtering), (3600, 16_384, Filtering::AddressDependent));
+    let user = net(NAT_USER);
+    assert_eq!(
+        (user.by_sockets(), user.translates(), user.host_if, user.may_forward()),
+        (true, false, false, false)
+    );
+    assert_eq!((user.dns_on(), user.claims()), (true, vec![]));
     let last = net(&format!("{NAT} gateway=192.168.122.254"));
     assert_eq!(range(&last).as_deref(), Some("192.168.122.1-192.168.122.253"));
     let within = net(&format!("{NAT} gateway=192.168.122.7"));
@@ -205,7 +215,6 @@ fn values_that_are_refused_and_how() {
         ("domain=", "not a domain name"),
         ("domain=10.0.0.1", "not a domain name"),
         ("domain=a_b", "not a domain name"),
-        ("egress=user", "egress=user is not in this version: say egress=host or egress=uplink:IFNAME"),
         ("egress=uplink:", "is empty"),
         ("egress=uplink", "not one of user, host, uplink:IFNAME"),
         ("egress=magic", "not one of user, host, uplink:IFNAME"),
@@ -238,6 +247,9 @@ fn values_that_are_refused_and_how() {
         ("boot-file=", "has 0 bytes"),
         ("boot-file=a\u{e9}", "not printable ASCII"),
         ("boot-server=tftp.example", "not an IPv4 address"),
+        ("outbound=deny", "is not a rule such as"),
+        ("outbound=", "is not a rule such as"),
+        ("host-loopback=1", "neither 'on' nor 'off'"),
         ("filtering=none", "not one of endpoint-independent, address-dependent"),
         ("quota=15", "from 16 to 1000000"),
         ("quota=1000001", "from 16 to 1000000"),
@@ -311,11 +323,6 @@ fn keys_that_contradict_each_other_are_refused() {
         // The way out.
         ("mode=nat", "", "mode=nat needs the subnet of its guests: give subnet="),
         (nat_host, "subnet6=fd00::/64", "mode=nat needs the subnet of its guests"),
-        (
-            "mode=nat subnet=10.0.0.0/24",
-            "",
-            "egress= is missing, which means egress=user; egress=user is not in this version: say egress=host or egress=uplink:IFNAME",
-        ),
         (NAT, "address=203.0.113.2/24", "address= is for the switch's own translation"),
         (NAT, "address6=2001:db8::2/64", "address6= is for the switch's own translation"),
         (NAT, "next-hop=203.0.113.1", "next-hop= is for the switch's own translation"),
@@ -323,6 +330,17 @@ fn keys_that_contradict_each_other_are_refused() {
         (NAT, "filtering=address-dependent", "filtering= is for the switch's own translation"),
         (NAT, "quota=100", "quota= is for the switch's own translation"),
         (NAT_UPLINK, "ip-forward=on", "it goes with egress=host only"),
+        (NAT, "outbound=deny:*", "outbound= is about the host's sockets: it goes with egress=user only"),
+        (NAT_UPLINK, "host-loopback=on", "host-loopback= is about the host's sockets"),
+        (NAT_USER, "ip-forward=on", "it goes with egress=host only"),
+        (
+            NAT_USER,
+            "address=203.0.113.2/24",
+            "address= is our own on an uplink: it does not go with egress=user",
+        ),
+        (NAT_USER, "address6=2001:db8::2/64", "address6= is our own on an uplink"),
+        (NAT_USER, "next-hop=203.0.113.1", "next-hop= is our own on an uplink"),
+        (NAT_USER, "next-hop6=2001:db8::1", "next-hop6= is our own on an uplink"),
         ("mode=routed", "uplink=eth0 ip-forward=on", "it needs host-if=on"),
         ("mode=routed", "host-if=off ip-forward=off", "it needs host-if=on"),
         ("mode=routed", "address=203.0.113.2/24", "our own on an uplink: give uplink= too"),
@@ -540,7 +558,7 @@ const SOME: &[(&str, &[&str])] = &[
     ("dhcp", &["off", "10.0.0.1-10.0.0.2", "10.0.0.2-10.0.0.2", "10.0.0.2-10.0.0.254"]),
     ("dns", &["on", "off"]),
     ("domain", &["vm.example"]),
-    ("egress", &["host", "uplink:eth0"]),
+    ("egress", &["user", "host", "uplink:eth0"]),
     ("address", &["203.0.113.2/24"]),
     ("next-hop", &["203.0.113.1"]),
     ("address6", &["2001:db8::2/64"]),
@@ -549,6 +567,8 @@ const SOME: &[(&str, &[&str])] = &[
     ("dns-servers", &["9.9.9.9,fd01::1"]),
     ("static-routes", &["10.8.0.0/16@10.0.0.2"]),
     ("boot-file", &["pxelinux.0"]),
+    ("outbound", &["deny:*", "allow:10.1.2.3:443,deny:10.0.0.0/8"]),
+    ("host-loopback", &["on", "off"]),
     ("quota", &["16384", "100"]),
     ("mtu", &["1500", "1280"]),
     ("ageing", &["300", "15"]),
@@ -563,7 +583,7 @@ proptest! {
     ) {
         let words: Vec<_> = SOME.iter().zip(&picks).enumerate().filter_map(|(n, ((key, values), (given, which)))| {
             let value = if n == 0 { values[mode] } else { which.get(values) };
-            (*given || n == 0 || (mode == 2 && matches!(*key, "subnet" | "egress"))).then(|| format!("{key}={value}"))
+            (*given || n == 0 || (mode == 2 && *key == "subnet")).then(|| format!("{key}={value}"))
         }).collect();
         let Ok(spec) = parse("lan", &words.join(" ")) else { return Ok(()) };
         prop_assert_eq!(&net(&text(&spec)), &spec);

@@ -1,7 +1,7 @@
 //! The keys and values that describe a network: what [`NetworkSpec::from_words`] reads as the same network.
 
 use super::{
-    AGEING_S_DEFAULT, FDB_MAX_DEFAULT, Filtering, HostAddress, LEASE_TIME_S_DEFAULT, NetworkSpec,
+    AGEING_S_DEFAULT, Egress, FDB_MAX_DEFAULT, Filtering, HostAddress, LEASE_TIME_S_DEFAULT, NetworkSpec,
     QUOTA_DEFAULT,
 };
 use crate::model::value::switch_word;
@@ -24,7 +24,7 @@ impl NetworkSpec {
         push("dhcp", text(self.dhcp));
         push("dns", self.dns.map(|v| switch_word(v).to_owned()));
         push("domain", self.domain.clone());
-        push("egress", text(self.egress.as_ref()));
+        push("egress", text(self.egress.as_ref().filter(|egress| **egress != Egress::User)));
         push("address", text(self.address));
         push("next-hop", text(self.next_hop));
         push("address6", text(self.address6));
@@ -35,6 +35,8 @@ impl NetworkSpec {
         push("static-routes", list(&self.static_routes));
         push("boot-file", self.boot_file.clone());
         push("boot-server", text(self.boot_server));
+        push("outbound", list(&self.outbound));
+        push("host-loopback", self.host_loopback.then(|| switch_word(true).to_owned()));
         push(
             "filtering",
             (self.filtering != Filtering::default()).then(|| self.filtering.as_str().to_owned()),

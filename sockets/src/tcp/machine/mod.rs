@@ -253,6 +253,12 @@ impl Machine {
         }
     }
 
+    /// When the guest was heard last.
+    #[inline]
+    pub(crate) fn heard(&self) -> Instant {
+        self.heard
+    }
+
     /// Where the connection is.
     #[inline]
     pub(crate) fn phase(&self) -> Phase {
