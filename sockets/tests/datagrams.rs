@@ -3,10 +3,15 @@
 mod common;
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use common::*;
+use datapath::Segment;
+use datapath::datagram::{self, Outgoing};
+use datapath::socket::{Gather, GatherRoom};
 use sockets::{Limits, Settings};
+use switch_core::Head;
 use switch_core::napt::Filtering;
 use switch_core::virtio_net::{F_NEEDS_CSUM, GSO_UDP_L4, VnetHeader};
 
@@ -141,6 +146,46 @@ fn a_datagram_longer_than_the_mtu_comes_in_fragments() {
         }
         assert_eq!(whole[8..], payload);
     }
+}
+
+#[test]
+fn long_datagrams_that_come_together_come_in_fragments_of_their_own() {
+    let mut rig = Rig::new(settings());
+    let (server, remote) = server(false);
+    rig.send(&udp(4000, remote, 64, b"ask"));
+    let (_, to) = take(&server);
+    let payload: Vec<u8> = (0..8000).map(|n: u32| (n / 2000) as u8).collect();
+    let mut head = Head::new();
+    head.begin(payload.len() as u32, 0);
+    // SAFETY: the payload outlives the gather.
+    let tail = [unsafe { Segment::new(payload.as_ptr(), payload.len() as u32) }];
+    let mut gather = Gather::begin(&mut GatherRoom::default());
+    gather.add(&head, &tail, 0, payload.len());
+    let with = Outgoing { to, segment: Some(2000), hop_limit: None, from: None };
+    assert_eq!(datagram::send(server.as_fd(), &gather, &with), Ok(8000));
+    for n in 0..4 {
+        let (first, last) = (rig.next(), rig.next());
+        assert!(first.packet.more_fragments() && !last.packet.more_fragments());
+        assert_eq!(first.packet.fragment_id(), last.packet.fragment_id());
+        let rest = &last.frame[last.packet.transport_at()..last.packet.end()];
+        assert_eq!([first.payload(), rest].concat(), [n; 2000]);
+    }
+    rig.nothing();
+}
+
+#[test]
+fn what_is_told_of_one_datagram_does_not_cost_the_next() {
+    let mut rig = Rig::new(settings());
+    let (closed, nowhere) = server(false);
+    drop(closed);
+    let (server, remote) = server(false);
+    for _ in 0..3 {
+        // The loopback's answer is there before the next call, and the kernel tells it to that.
+        rig.send(&udp(4000, nowhere, 64, b"nobody"));
+        rig.send(&udp(4000, remote, 64, b"somebody"));
+        assert_eq!(take(&server).0, b"somebody");
+    }
+    assert_eq!(rig.next().icmp(), (3, 3));
 }
 
 #[test]
