@@ -37,7 +37,7 @@ use switch_core::napt::{NatSession, Protocol};
 use switch_core::offload::Checksum;
 use switch_core::{Head, Instant, MacAddr};
 
-use self::flow::Given;
+use self::flow::{Flow, Given};
 use self::machine::{End, Phase};
 use self::segment::{CHECKSUM_AT, HEADER_MAX, Read, Segment, reset_for};
 use self::table::{Key, Table};
@@ -318,11 +318,8 @@ impl Tcp {
 
     /// Does what is due.
     pub(crate) fn timeout(&mut self, ctx: &mut Context<'_>) {
-        while let Some((at, slot, generation)) = self.timers.pop(ctx.now) {
+        while let Some((slot, generation)) = self.timers.pop(ctx.now) {
             let Some(flow) = self.table.get_if(slot, generation) else { continue };
-            if flow.timer != Some(at) {
-                continue;
-            }
             flow.timer = None;
             if flow.machine.is_over(ctx.now) {
                 self.forget(slot);
@@ -355,7 +352,7 @@ impl Tcp {
 
     /// A guest ends a connection.
     fn end(&mut self, ctx: &mut Context<'_>, slot: u32, end: End) {
-        let Some(mut flow) = self.table.remove(slot) else { return };
+        let Some(mut flow) = self.take(slot) else { return };
         match end {
             End::Reset => ctx.counters.add(Counter::TcpResetInside),
             End::Unreachable => {
@@ -374,7 +371,7 @@ impl Tcp {
 
     /// A socket failed.
     fn broken(&mut self, ctx: &mut Context<'_>, slot: u32, error: Errno) {
-        let Some(mut flow) = self.table.remove(slot) else { return };
+        let Some(mut flow) = self.take(slot) else { return };
         if flow.machine.phase() == Phase::Opening {
             self.refused(ctx, &flow, error);
         } else {
@@ -386,9 +383,16 @@ impl Tcp {
         }
     }
 
+    /// Takes a connection out, and its entry among the timers.
+    fn take(&mut self, slot: u32) -> Option<Box<Flow>> {
+        let mut flow = self.table.remove(slot)?;
+        self.timers.forget(&mut flow.timer, slot, flow.generation);
+        Some(flow)
+    }
+
     /// Forgets a connection that is over.
     fn forget(&mut self, slot: u32) {
-        self.table.remove(slot);
+        self.take(slot);
         while let Some(&(slot, generation)) = self.lingering.front()
             && self.table.get_if(slot, generation).is_none()
         {
@@ -430,6 +434,3 @@ fn whole(way: &Way, ports: (u16, u16), segment: &Segment) -> Vec<u8> {
     transport[CHECKSUM_AT..CHECKSUM_AT + 2].copy_from_slice(&sum.checksum().to_be_bytes());
     [&network[..at], &transport[..len]].concat()
 }
-
-#[cfg(test)]
-mod tests;
