@@ -1,8 +1,9 @@
 //! A worker: one thread that polls receive queues and carries their frames to where they go.
 //!
-//! Pacing has three stages. While any queue has work the worker polls all that are *active*. When a round
-//! finds none it backs off in small steps. After that it *arms* the queues (asks their senders for
-//! notifications), looks once more, and sleeps in epoll. A queue that finds nothing while others are busy is
+//! Pacing has three stages. While any queue has work the worker polls all that are *active*, and for [`SPIN`] after
+//! that. Then it *arms* the queues (asks their senders for notifications), looks once more, and sleeps in epoll. It
+//! never yields: a thread that yields its CPU to one that always has work is behind it in the scheduler's order, and
+//! no notification brings it forward, as it does not sleep. A queue that finds nothing while others are busy is
 //! armed by itself and leaves the round, so that a thousand idle ports cost a busy pair nothing; a busy worker
 //! looks at epoll every [`EVENTS_EVERY`]. With [`Pacing::Busy`] nothing is ever armed.
 //!
@@ -29,10 +30,9 @@ use crate::ticks;
 use crate::topology::Topology;
 use crate::turns::{Account, Others, Turn};
 
-/// How long a round may find nothing before the worker backs off.
+/// How long rounds may find nothing before the worker arms its queues and sleeps: about what it costs everyone that it
+/// sleeps and is woken. So the CPU that it keeps from others in vain is never much more than it saves them.
 const SPIN: Duration = Duration::from_micros(20);
-/// How long it backs off, yielding the CPU between rounds, before it arms its queues and sleeps.
-const BACK_OFF: Duration = Duration::from_micros(60);
 /// How long a single queue may find nothing, while others are busy, before it is armed by itself.
 const QUEUE_IDLE: Duration = Duration::from_micros(200);
 /// How often a busy worker looks for notifications of armed queues.
@@ -157,11 +157,6 @@ impl Worker {
             let idle = now.since(worked);
             if idle < SPIN && !self.active.is_empty() {
                 std::hint::spin_loop();
-            } else if idle < SPIN + BACK_OFF && !self.active.is_empty() {
-                std::thread::yield_now();
-                // Others may be asking while nobody is sending.
-                looked = now;
-                self.wait(&mut events, Some(Duration::ZERO));
             } else if self.arm_all() {
                 let timeout = self.throttled_until().map(|t| t.since(self.now()) + Duration::from_micros(50));
                 self.stats.sleeps_from(ticks::now());
