@@ -51,6 +51,9 @@ pub(crate) struct Runs {
     pub(crate) of_ceiling: Option<Summary>,
     /// Of what other programs took of the processors, as in [`Measured::disturbed`]: a good measurement has none of it.
     pub(crate) disturbed: Option<Summary>,
+    /// Of the searches for the highest rate without loss: in how many the generator could not offer more than was found,
+    /// so that the switch may do better. `null` where nothing was searched.
+    pub(crate) generator_limit: Option<usize>,
     #[serde(skip)]
     waits: Vec<f64>,
 }
@@ -158,6 +161,9 @@ impl Cell {
             }
         }
         runs.waits.extend(measured.disturbed);
+        if let Some(limit) = measured.generator_limit {
+            *runs.generator_limit.get_or_insert(0) += usize::from(limit);
+        }
     }
 
     /// The lowest value that any peer but the ceiling has of `measure` in this round.
@@ -334,6 +340,10 @@ mod tests {
             cell.note(index, Some(&Measured::new().with(&RATE, *rate)));
         }
         assert_eq!(cell.lowest(&RATE), Some(7.0), "the ceiling is no switch");
+        for limit in [true, false, true] {
+            cell.note(1, Some(&Measured { generator_limit: Some(limit), ..Measured::new() }));
+        }
+        assert_eq!((cell.runs[0].generator_limit, cell.runs[1].generator_limit), (None, Some(2)));
         cell.note(0, Some(&Measured::new().with(&P99, 3.0)));
         cell.sum_up();
         assert_eq!(median(&cell.runs[0].values["rate"]), 9.0);

@@ -60,7 +60,7 @@ fn spread(summary: &Summary, show: impl Fn(f64) -> String) -> String {
 /// What is to be said beside a cell's table.
 pub(crate) fn notes(cell: &Cell) -> Vec<String> {
     let mut notes: Vec<String> =
-        [verdict(cell), failures(cell), disturbance(cell)].into_iter().flatten().collect();
+        [verdict(cell), searches(cell), failures(cell), disturbance(cell)].into_iter().flatten().collect();
     notes.extend(cell.remarks.iter().cloned());
     notes
 }
@@ -88,6 +88,17 @@ fn verdict(cell: &Cell) -> Option<String> {
             list(limited)
         ),
     })
+}
+
+/// In how many searches for the rate without loss the generator was the limit.
+fn searches(cell: &Cell) -> Option<String> {
+    let part = |runs: &Runs| {
+        let limited = runs.generator_limit.filter(|limited| *limited > 0)?;
+        Some(format!("{} in {limited}", who(runs)))
+    };
+    let parts: Vec<String> = cell.runs.iter().filter_map(part).collect();
+    let parts = (!parts.is_empty()).then(|| parts.join(", "))?;
+    Some(format!("Rounds in which the generator could not offer more than the rate without loss: {parts}."))
 }
 
 /// Runs without a result.
@@ -206,12 +217,17 @@ v2v · 64 B    median (lowest–highest) of 3 interleaved rounds of 5 s
         cell.note(0, Some(&Measured::new().with(&RATE, 8e6)));
         cell.note(1, None);
         cell.sum_up();
+        cell.runs[1].generator_limit = Some(2);
         let expected = [
             ["switch", "ports", "rate, Mframes/s", "÷ 2", "failed"],
             ["weft", "2", "8.00 (8.00–8.00)", "", ""],
             ["weft", "64", "7.00", "0.88", "1"],
         ];
         assert_eq!(rows(&cell), expected);
-        assert_eq!(notes(&cell), ["Runs that failed and are left out: weft, 64 1."]);
+        let expected = [
+            "Rounds in which the generator could not offer more than the rate without loss: weft, 64 in 2.",
+            "Runs that failed and are left out: weft, 64 1.",
+        ];
+        assert_eq!(notes(&cell), expected);
     }
 }

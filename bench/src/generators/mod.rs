@@ -84,6 +84,8 @@ pub(crate) struct Measured {
     /// own: the part of the time in which another thread had it, the larger of the two; else the part of all processors
     /// that was in use just before.
     pub(crate) disturbed: Option<f64>,
+    /// Of a search for the highest rate without loss: whether the generator could not offer more than it found.
+    pub(crate) generator_limit: Option<bool>,
     /// The generator's command lines.
     pub(crate) commands: Vec<String>,
 }

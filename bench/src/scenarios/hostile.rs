@@ -67,7 +67,8 @@ impl Benchmark for Hostile {
         let _pages = Hugepages::reserve(PAGES)?;
         let about = format!(
             "Four vhost-user ports of one bridge, one forwarding thread, alone on CPU {}. Two guests send each other frames of\n\
-             64 bytes, by the generator on CPU {}: as fast as their rings take them, then {CALM:.0} a second for their latency.\n\
+             64 bytes, by the generator on CPU {}: as fast as their rings take them, then {CALM:.0} a second for their latency (of five\n\
+             parts of the time, the median).\n\
              The other two are hostile, and hardly use a processor themselves: the attacker's ring names one chain in every\n\
              entry and is offered anew 2,000 times a second. `none`: they are there and send nothing, which the others are\n\
              compared with; `stalled`: one has no receive buffers and is sent 10,000 frames a second; `runts`: frames shorter\n\
