@@ -75,7 +75,7 @@ impl Buffers {
         unsafe { std::slice::from_raw_parts_mut(self.place().cast(), SLOT) }
     }
 
-    /// The `len` bytes just written at [`Buffers::place`], as a segment; `len` is at most [`SLOT`].
+    /// The `len` bytes just written at [`Buffers::slot`], as a segment; `len` is at most [`SLOT`].
     #[inline]
     pub fn take(&mut self, len: usize) -> Segment {
         let len = len.min(SLOT);

@@ -5,7 +5,7 @@
 //! but for the address of clouds' metadata services, which only a rule of that very address opens.
 //!
 //! A rule may name a destination by its DNS name. Its addresses are those that the network's own gateway told guests
-//! ([`Policy::learn`]): so a name is what it was to the guest that asked.
+//! ([`Control::learn`](crate::Control::learn)): so a name is what it was to the guest that asked.
 
 mod names;
 
