@@ -347,6 +347,37 @@ mod tests {
         assert_eq!((session.word().state(), session.deadline()), (State::Reset, Tick(20)));
     }
 
+    /// An index leads to a session by 32 bits of a hash: it may be another's, and then only the key tells.
+    #[test]
+    fn a_session_is_that_of_its_whole_key_and_of_no_other() {
+        let session = Session::<Ipv4Addr>::default();
+        let at = |host, port| Endpoint::new(Ipv4Addr::new(192, 0, 2, host), port);
+        let own = Key { protocol: Protocol::Udp, local: at(1, 10), remote: at(2, 20) };
+        session.open(&own, at(3, 30), 0, (State::Active, false), (Tick(5), Tick(9)));
+        let others = |key: Key<Ipv4Addr>| {
+            let Key { local, remote, protocol } = key;
+            [
+                Key { local: Endpoint::new(at(9, 0).address, local.port), ..key },
+                Key { local: Endpoint::new(local.address, 99), ..key },
+                Key { remote: Endpoint::new(at(9, 0).address, remote.port), ..key },
+                Key { remote: Endpoint::new(remote.address, 99), ..key },
+                Key {
+                    protocol: if protocol == Protocol::Udp { Protocol::Tcp } else { Protocol::Udp },
+                    ..key
+                },
+            ]
+        };
+        assert!(session.is(&own).is_some());
+        for other in others(own) {
+            assert!(session.is(&other).is_none(), "{other:?}");
+        }
+        let from_outside = Key { local: at(3, 30), ..own };
+        assert_eq!(session.is_outside(&from_outside).map(|(_, inside)| inside), Some(own.local));
+        for other in others(from_outside) {
+            assert!(session.is_outside(&other).is_none(), "{other:?}");
+        }
+    }
+
     #[test]
     fn an_end_is_only_put_off_from_where_it_was_read() {
         let session = Session::<Ipv4Addr>::default();
