@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use frontend::features::{IN_ORDER, RING_PACKED};
+use frontend::session::Session;
+use frontend::{Config, NetDevice};
 use harness::{
     Daemon, DaemonOptions, Flow, GuestOptions, Need, Netns, Role, Suite, conservation, counters, eventually,
 };
@@ -24,6 +27,11 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("daemon_killed_under_a_guest_with_packed_rings_resumes_by_itself", NEEDS, || {
         daemon_killed(Role::Reconnecting, "packed=on", TIMES / 2)
     });
+    suite.add(
+        "daemon_killed_between_packed_rings_loses_nothing_and_repeats_nothing",
+        &[],
+        between_packed_rings,
+    );
 }
 
 /// The shell command that fetches payloads without end, in the background.
@@ -110,4 +118,68 @@ fn daemon_killed(role: Role, device: &str, times: usize) -> Result<()> {
     guest.run("kill $(cat /run/load)")?;
     conservation(&daemon)?;
     Ok(())
+}
+
+/// Packed rings at both ends, one of them used in order. Frames wait in the rings while there is no daemon, and its
+/// successor goes on where it stood: every frame arrives once, in its order.
+fn between_packed_rings() -> Result<()> {
+    let sockets = tempfile::tempdir()?;
+    let paths = ["a", "b"].map(|name| sockets.path().join(name));
+    let port = |name: &str| {
+        let path = sockets.path().join(name);
+        format!("[port.{name}]\nnetwork = \"n\"\nkind = \"vhost-user:{}\"\n", path.display())
+    };
+    let config = format!("[network.n]\nmode = \"bridge\"\n{}{}", port("a"), port("b"));
+    let mut daemon = DaemonOptions::default().config(config).start()?;
+    let features = [RING_PACKED, RING_PACKED | IN_ORDER];
+    let mut ends = Vec::new();
+    for (path, wanted) in paths.iter().zip(features) {
+        ends.push(NetDevice::connect(path, Config::default().with(wanted).require(wanted).queue_size(64))?);
+    }
+    // How many frames each end has sent, and how many of those waited for the daemon.
+    let (mut sent, mut waited) = ([0u32; 2], [0u32; 2]);
+    for time in 0..TIMES {
+        let told = || format!("time {} of {TIMES}", time + 1);
+        for name in ["a", "b"] {
+            daemon.await_port(name, "up").with_context(told)?;
+        }
+        for (from, to) in [(0, 1), (1, 0)] {
+            let first = sent[from] - std::mem::take(&mut waited[from]);
+            for _ in 0..7 {
+                ends[from].send(&numbered(from, sent[from]))?;
+                sent[from] += 1;
+            }
+            for number in first..sent[from] {
+                let (_, frame) = ends[to].recv(LIMIT).with_context(told)?;
+                ensure!(frame == numbered(from, number), "{}: not frame {number}: {frame:?}", told());
+            }
+        }
+        // What a daemon had carried and not given back when it died, its successor carries again.
+        for end in &mut ends {
+            end.pairs_mut()[0].tx.drain(LIMIT)?;
+        }
+        daemon.kill();
+        // Who comes back last finds the other there. 23 is no divisor of the ring's size.
+        let (first, last) = (time % 2, 1 - time % 2);
+        for _ in 0..23 {
+            ends[last].send(&numbered(last, sent[last]))?;
+            sent[last] += 1;
+        }
+        waited[last] = 23;
+        daemon.restart().with_context(told)?;
+        for end in [first, last] {
+            ends[end].reattach(Session::connect(&paths[end], LIMIT)?).with_context(told)?;
+            daemon.await_port(["a", "b"][end], "up").with_context(told)?;
+        }
+    }
+    conservation(&daemon)?;
+    Ok(())
+}
+
+/// A frame of station `from` to the other, with its number.
+fn numbered(from: usize, number: u32) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 1, 1 - from as u8, 2, 0, 0, 0, 1, from as u8, 0x88, 0xb5];
+    frame.extend(number.to_be_bytes());
+    frame.resize(60 + (number as usize * 37) % 200, 0);
+    frame
 }
