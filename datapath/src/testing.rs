@@ -16,7 +16,7 @@ use crate::memory::Segment;
 use crate::port::{RxDrops, RxQueue};
 
 /// How long something that must happen may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A frame of `len` bytes that tells from others by `tag`.
 pub(crate) fn frame(tag: u32, len: usize) -> Vec<u8> {

@@ -16,6 +16,8 @@
 
 mod connection;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod rx;
 mod tx;
 

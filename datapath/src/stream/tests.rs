@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::frames::LENGTH_MAX;
 use super::*;
 use crate::port::{Armed, RxDrops, RxQueue, TxReport};
-use crate::testing::{Host, Outgoing, frame, port_id, receive, until};
+use crate::testing::{Host, Outgoing, PATIENCE, frame, port_id, receive, until};
 
 /// The bytes of frames on the wire.
 fn wire(frames: &[Vec<u8>]) -> Vec<u8> {
@@ -24,9 +24,16 @@ fn wire(frames: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
+/// A peer that gives up when nothing happens.
+fn patient(peer: UnixStream) -> UnixStream {
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    peer.set_write_timeout(Some(PATIENCE)).unwrap();
+    peer
+}
+
 fn connection() -> (UnixStream, Arc<Connection>) {
     let (theirs, ours) = UnixStream::pair().unwrap();
-    (theirs, Arc::new(Connection::new(ours, Arc::new(Event::new().unwrap())).unwrap()))
+    (patient(theirs), Arc::new(Connection::new(ours, Arc::new(Event::new().unwrap())).unwrap()))
 }
 
 fn queue() -> (UnixStream, Arc<Connection>, StreamRx) {
@@ -219,6 +226,10 @@ impl Rig {
         self.dir.path().join("p.sock")
     }
 
+    fn connect(&self) -> UnixStream {
+        patient(UnixStream::connect(self.path()).unwrap())
+    }
+
     fn port(&self, role: Role) -> Result<StreamPort, StreamError> {
         let config = StreamConfig { id: port_id(), path: self.path(), role };
         StreamPort::new(config, Arc::clone(&self.host) as Arc<dyn QueueHost>, |_| {})
@@ -257,10 +268,10 @@ fn a_listening_port_has_one_peer_after_the_other() {
     let port = rig.port(Role::Server).unwrap();
     assert_eq!(port.state(), PortState::Waiting);
     for _ in 0..3 {
-        let mut first = UnixStream::connect(rig.path()).unwrap();
+        let mut first = rig.connect();
         rig.both_ways(&port, &mut first);
         // A second is shown the door, and the first does not notice.
-        let mut second = UnixStream::connect(rig.path()).unwrap();
+        let mut second = rig.connect();
         assert_eq!(second.read(&mut [0; 1]).unwrap(), 0);
         rig.both_ways(&port, &mut first);
         drop(first);
@@ -274,12 +285,12 @@ fn a_listening_port_has_one_peer_after_the_other() {
 fn a_peer_that_comes_back_at_once_is_not_refused() {
     let rig = Rig::new();
     let port = rig.port(Role::Server).unwrap();
-    let mut peer = UnixStream::connect(rig.path()).unwrap();
+    let mut peer = rig.connect();
     rig.both_ways(&port, &mut peer);
     for _ in 0..20 {
         // No worker looks at the queue meanwhile.
         drop(peer);
-        peer = UnixStream::connect(rig.path()).unwrap();
+        peer = rig.connect();
         rig.both_ways(&port, &mut peer);
     }
     assert_eq!(rig.host.len(), 1);
@@ -289,12 +300,12 @@ fn a_peer_that_comes_back_at_once_is_not_refused() {
 fn a_peer_that_breaks_the_protocol_loses_its_connection() {
     let rig = Rig::new();
     let port = rig.port(Role::Server).unwrap();
-    let mut peer = UnixStream::connect(rig.path()).unwrap();
+    let mut peer = rig.connect();
     rig.both_ways(&port, &mut peer);
     peer.write_all(&[0xff; 4]).unwrap();
     rig.gone(&port, |s| matches!(s, PortState::Error(why) if why.contains("4294967295 bytes")));
     assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
-    let mut next = UnixStream::connect(rig.path()).unwrap();
+    let mut next = rig.connect();
     rig.both_ways(&port, &mut next);
 }
 
@@ -304,7 +315,7 @@ fn a_connecting_port_comes_back() {
     let port = rig.port(Role::Client).unwrap();
     for _ in 0..3 {
         let listener = UnixListener::bind(rig.path()).unwrap();
-        let (mut peer, _) = listener.accept().unwrap();
+        let mut peer = patient(listener.accept().unwrap().0);
         rig.both_ways(&port, &mut peer);
         drop((peer, listener));
         std::fs::remove_file(rig.path()).unwrap();
@@ -317,7 +328,7 @@ fn a_connecting_port_comes_back() {
 fn a_peer_that_reads_nothing_costs_frames_and_no_more() {
     let rig = Rig::new();
     let port = rig.port(Role::Server).unwrap();
-    let mut peer = UnixStream::connect(rig.path()).unwrap();
+    let mut peer = rig.connect();
     rig.both_ways(&port, &mut peer);
     let frames: Vec<_> = (0..64).map(|i| frame(i, 1514)).collect();
     let (mut taken, mut full) = (0usize, 0);
@@ -338,7 +349,7 @@ fn a_peer_that_reads_nothing_costs_frames_and_no_more() {
 fn a_port_goes_while_its_peer_is_there() {
     let rig = Rig::new();
     let port = rig.port(Role::Server).unwrap();
-    let mut peer = UnixStream::connect(rig.path()).unwrap();
+    let mut peer = rig.connect();
     rig.both_ways(&port, &mut peer);
     let tx = port.tx();
     drop(port);
