@@ -244,6 +244,7 @@ fn privileges() -> Result<()> {
         ("net add b mode=nat subnet=10.10.0.0/24 egress=host", "CAP_NET_ADMIN"),
         ("net add b mode=nat subnet=10.10.0.0/24 egress=uplink:v0", "CAP_NET_RAW"),
         ("net add b mode=routed", "CAP_NET_ADMIN"),
+        ("forward add n udp 5353 10.9.0.2:53", "port forwards with egress=user"),
     ] {
         let refusal = rig.daemon.refused(1, &line.split(' ').collect::<Vec<_>>())?;
         ensure!(refusal.contains(told), "{line}: {refusal}");
