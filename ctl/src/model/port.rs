@@ -565,6 +565,27 @@ mod tests {
     }
 
     #[test]
+    fn a_port_has_so_many_routes_and_not_one_more() {
+        let list = |count: u32| {
+            let prefix = |n| format!("{}/32", std::net::Ipv4Addr::from_bits(0x0a00_0000 + n));
+            (0..count).map(prefix).collect::<Vec<_>>().join(",")
+        };
+        let (most, more) = (list(131_072), list(131_073));
+        let spec = parse("tap:t0", &[("ip", "192.0.2.2"), ("routes", &most)]).unwrap();
+        assert_eq!(spec.routes.len(), 131_072);
+        let why = "routes=: '10.2.0.0/32' is one too many, a port has at most 131072 routes";
+        let refused = parse("tap:t0", &[("ip", "192.0.2.2"), ("routes", &more)]);
+        assert_eq!(refused.unwrap_err(), format!("port vif1.0: {why}"));
+        // What is refused leaves a port as it was, that one too which had none.
+        let bare = parse("tap:t0", &[("ip", "192.0.2.2")]).unwrap();
+        for spec in [spec, bare] {
+            let mut draft = PortDraft::from(spec.clone());
+            assert_eq!(draft.set("routes", &more).unwrap_err().to_string(), why);
+            assert_eq!(draft.build().unwrap(), spec);
+        }
+    }
+
+    #[test]
     fn ports_and_their_networks() {
         let network = |text: &str| {
             NetworkSpec::from_words("lan", text.split(' ').filter_map(|word| word.split_once('='))).unwrap()
