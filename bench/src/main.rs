@@ -42,6 +42,9 @@ fn main() -> ExitCode {
         Some(generators::frames::VERB) => {
             generators::frames::process(&generators::frames::Options::parse_from(&args[1..])).map(|()| true)
         }
+        Some(generators::flows::VERB) => {
+            generators::flows::run(&generators::flows::Options::parse_from(&args[1..])).map(|()| true)
+        }
         Some(reflect::VERB) => reflect::run(&reflect::Options::parse_from(&args[1..])).map(|()| true),
         _ => compare(&args),
     };

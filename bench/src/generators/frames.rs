@@ -37,7 +37,7 @@ const AFTER: Duration = Duration::from_millis(500);
 /// For connecting, and for the end.
 const SLACK: Duration = Duration::from_secs(20);
 /// Frames in a system call, or in a ring's burst.
-const BURST: usize = 64;
+pub(super) const BURST: usize = 64;
 /// The device's address.
 const DEVICE: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 const BROADCAST: [u8; 6] = [0xff; 6];
@@ -88,7 +88,7 @@ struct Told {
     disturbed: Option<f64>,
 }
 
-fn parse_mac(text: &str) -> Result<[u8; 6], String> {
+pub(super) fn parse_mac(text: &str) -> Result<[u8; 6], String> {
     let bytes: Option<Vec<u8>> = text.split(':').map(|part| u8::from_str_radix(part, 16).ok()).collect();
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| format!("'{text}' is no address"))
 }
@@ -286,13 +286,13 @@ fn push(device: &mut NetDevice, frame: &[u8]) -> Result<u64> {
 }
 
 /// A packet socket that sends at one interface.
-struct Interface {
+pub(super) struct Interface {
     fd: OwnedFd,
     mac: [u8; 6],
 }
 
 impl Interface {
-    fn open(name: &str) -> Result<Self> {
+    pub(super) fn open(name: &str) -> Result<Self> {
         let addresses = getifaddrs().context("looking for interfaces")?;
         let found = addresses
             .filter(|entry| entry.interface_name == name)
@@ -312,13 +312,37 @@ impl Interface {
         Ok(())
     }
 
-    /// Sends a burst of copies in one system call; how many it offered to the interface, which may have dropped them.
+    /// The interface's address.
+    pub(super) fn mac(&self) -> [u8; 6] {
+        self.mac
+    }
+
+    /// Sends a burst of copies; how many it offered to the interface, which may have dropped them.
     fn burst(&self, frame: &[u8]) -> Result<u64> {
-        let pieces = [IoSlice::new(frame)];
+        self.offer(&[frame; BURST])?;
+        Ok(BURST as u64)
+    }
+
+    /// Offers frames to the interface, which may drop them, 64 in a system call unless it refuses one.
+    pub(super) fn offer(&self, frames: &[&[u8]]) -> Result<()> {
+        for frames in frames.chunks(BURST) {
+            let mut at = 0;
+            while let Some(left) = frames.get(at..).filter(|left| !left.is_empty()) {
+                at += self.offer_once(left)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One system call; how many of at most 64 frames were offered, at least one.
+    fn offer_once(&self, frames: &[&[u8]]) -> Result<usize> {
+        let pieces: Vec<[IoSlice<'_>; 1]> =
+            frames.iter().take(BURST).map(|frame| [IoSlice::new(frame)]).collect();
         let mut none: [SendAncillaryBuffer<'_, '_, '_>; BURST] = std::array::from_fn(|_| Default::default());
-        let mut messages = none.each_mut().map(|none| MMsgHdr::new(&pieces, none));
+        let mut messages: Vec<_> =
+            pieces.iter().zip(&mut none).map(|(pieces, none)| MMsgHdr::new(pieces, none)).collect();
         match sendmmsg(&self.fd, &mut messages, SendFlags::empty()) {
-            Ok(sent) => Ok(sent as u64),
+            Ok(sent) => Ok(sent.max(1)),
             // The interface's queue refused one: it was offered.
             Err(Errno::NOBUFS) => Ok(1),
             Err(error) => Err(error).context("sending to the interface"),

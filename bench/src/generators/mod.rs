@@ -1,6 +1,7 @@
 //! What drives the switches, and counts at the receiver.
 
 pub(crate) mod attack;
+mod datagrams;
 pub(crate) mod flows;
 pub(crate) mod frames;
 pub(crate) mod iperf;

@@ -18,7 +18,7 @@ use anyhow::Result;
 use crate::guard::{Job, Line, Netns, run};
 use crate::machine::{self, Program};
 pub(crate) use ovs::VSWITCHD;
-pub(crate) use router::{RouterPeer, RouterSwitch, Work};
+pub(crate) use router::{RouterEnd, RouterPeer, RouterSwitch, Work};
 use wires::veths;
 pub(crate) use wires::{GuestPeer, GuestSwitch, INTERFACES, MixedPeer, MixedSwitch, NetdevPeer};
 
