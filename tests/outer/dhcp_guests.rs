@@ -8,7 +8,7 @@ use crate::lan::{GATEWAY, LAN, LIMIT, Lan, Mode, ensure_in_range};
 const NEEDS: &[Need] = &[Need::Namespaces, Need::Guests];
 
 /// What both programs run: it gives the NIC the address and says what it was told.
-const SCRIPT: &str = r#"cat >/tmp/script <<'END'
+pub(crate) const SCRIPT: &str = r#"cat >/tmp/script <<'END'
 #!/bin/sh
 event=$1$reason
 case $event in
@@ -27,7 +27,7 @@ chmod 755 /tmp/script
 : >/tmp/leases; echo 'request subnet-mask, routers, domain-name, domain-name-servers, interface-mtu;' >/tmp/conf
 "#;
 
-const UDHCPC: &str =
+pub(crate) const UDHCPC: &str =
     "udhcpc -i eth0 -b -p /tmp/pid -s /tmp/script -x hostname:$NAME -O mtu -t 20 -T 1 >/dev/null 2>&1";
 const DHCLIENT: &str =
     "dhclient -4 -1 -cf /tmp/conf -lf /tmp/leases -pf /tmp/pid -sf /tmp/script eth0 >/dev/null 2>&1";
@@ -45,7 +45,7 @@ pub(crate) fn register(suite: &mut Suite) {
 }
 
 /// Waits for an event that the guest's script wrote, and takes it.
-fn await_told(guest: &mut Guest, event: &str) -> Result<String> {
+pub(crate) fn await_told(guest: &mut Guest, event: &str) -> Result<String> {
     eventually(&format!("{event} in the guest"), LIMIT, || {
         let told = guest.try_run(&format!("cat /tmp/{event} && rm /tmp/{event}"))?;
         Ok(if told.code == 0 { Ok(told.stdout.trim().to_string()) } else { Err(told.stdout) })

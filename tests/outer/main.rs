@@ -24,6 +24,7 @@ mod routed;
 mod stream;
 mod testpmd;
 mod user;
+mod user_guests;
 mod xen;
 
 use std::process::ExitCode;
@@ -55,5 +56,6 @@ fn main() -> ExitCode {
     internal::register(&mut suite);
     relocate::register(&mut suite);
     user::register(&mut suite);
+    user_guests::register(&mut suite);
     suite.run()
 }

@@ -24,7 +24,7 @@ pub(crate) fn register(suite: &mut Suite) {
 }
 
 /// QEMU's words for a stream that it connects, or listens for.
-fn stream(socket: &Path, listens: bool) -> String {
+pub(crate) fn stream(socket: &Path, listens: bool) -> String {
     let server = if listens { "on" } else { "off" };
     format!("stream,server={server},addr.type=unix,addr.path={}", socket.display())
 }
