@@ -74,9 +74,13 @@ impl Program {
     }
 }
 
-/// DPDK's test program.
-pub(crate) const TESTPMD: Program =
-    Program { name: "DPDK testpmd", file: "dpdk-testpmd", package: "dpdk-dev", version: dpdk_version };
+/// DPDK's test program, which has no option for its version.
+pub(crate) const TESTPMD: Program = Program {
+    name: "DPDK testpmd",
+    file: "dpdk-testpmd",
+    package: "dpdk-dev",
+    version: || Ok(package_version("dpdk-dev")),
+};
 /// Open vSwitch, built with DPDK.
 pub(crate) const OVS: Program = Program {
     name: "Open vSwitch",
@@ -109,6 +113,9 @@ pub(crate) const VDE: Program = Program {
     package: "vde2",
     version: || first_line("vde_switch", "--version"),
 };
+/// The user-mode NAT of passt.
+pub(crate) const PASTA: Program =
+    Program { name: "pasta", file: "pasta", package: "passt", version: || first_line("pasta", "--version") };
 /// The guests' machine.
 pub(crate) const QEMU: Program = Program {
     name: "QEMU",
@@ -161,10 +168,10 @@ fn ovs_version() -> Result<String> {
     Ok(lines.join(", "))
 }
 
-fn dpdk_version() -> Result<String> {
-    // testpmd has no option for it; the package manager knows.
-    let line = Line::new("dpkg-query").arg("-W").arg("-f=${Version}").arg(TESTPMD.package);
-    Ok(run(&line, LIMIT).map_or_else(|_| "unknown".to_string(), |text| text.trim().to_string()))
+/// What the package manager knows.
+fn package_version(package: &str) -> String {
+    let line = Line::new("dpkg-query").arg("-W").arg("-f=${Version}").arg(package);
+    run(&line, LIMIT).map_or_else(|_| "unknown".to_string(), |text| text.trim().to_string())
 }
 
 /// Version and, in a work tree, revision.

@@ -1,7 +1,7 @@
 //! Benchmarks beside peers: each switch in turn, on the same machine, under the same load, and the ratios.
 //!
-//! `cargo xtask bench` builds the product and runs this. More verbs (`generate`, `rest`, `attack`, `reflect`) are the processes that
-//! this program starts of itself.
+//! `cargo xtask bench` builds the product and runs this. More verbs (`generate`, `rest`, `attack`, `calls`, `reflect`) are the
+//! processes that this program starts of itself.
 #![forbid(unsafe_code)]
 
 mod cli;
@@ -44,6 +44,9 @@ fn main() -> ExitCode {
         }
         Some(generators::flows::VERB) => {
             generators::flows::run(&generators::flows::Options::parse_from(&args[1..])).map(|()| true)
+        }
+        Some(generators::calls::VERB) => {
+            generators::calls::process(&generators::calls::Options::parse_from(&args[1..])).map(|()| true)
         }
         Some(reflect::VERB) => reflect::run(&reflect::Options::parse_from(&args[1..])).map(|()| true),
         _ => compare(&args),

@@ -56,6 +56,7 @@ pub(crate) const BITS: Unit = Unit { name: "bits/s", shown: "Gb/s", scale: 1e9, 
 pub(crate) const NANOSECONDS: Unit = Unit { name: "ns", shown: "µs", scale: 1e3, digits: 1 };
 /// A part of 1, shown per cent: a loss, or one processor's time.
 pub(crate) const PART: Unit = Unit { name: "1", shown: "%", scale: 0.01, digits: 1 };
+pub(crate) const SECONDS_PER_BYTE: Unit = Unit { name: "s/byte", shown: "s/GB", scale: 1e-9, digits: 3 };
 pub(crate) const PER_SECOND: Unit = Unit { name: "1/s", shown: "1/s", scale: 1.0, digits: 1 };
 
 /// The highest rate, at the receivers, all of them together.
@@ -83,3 +84,11 @@ pub(crate) const WAKE_UPS: Measure = Measure { name: "wake-ups", unit: PER_SECON
 /// Questions that were answered, one after the other.
 pub(crate) const ROUND_TRIPS: Measure =
     Measure { name: "round trips", unit: PER_SECOND, better: Better::More };
+/// Processor time that the switch takes for what it carries, all its threads, in user and kernel mode.
+pub(crate) const CPU_OF_BYTES: Measure =
+    Measure { name: "CPU time", unit: SECONDS_PER_BYTE, better: Better::Less };
+/// Connections that were opened, asked one question, answered and closed.
+pub(crate) const CONNECTIONS: Measure =
+    Measure { name: "connections", unit: PER_SECOND, better: Better::More };
+/// The part of the connections that were not.
+pub(crate) const FAILED: Measure = Measure { name: "failed", unit: PART, better: Better::Less };

@@ -31,7 +31,7 @@ pub(crate) const TESTS: &[&str] = &[
 ];
 
 /// What the benchmarks start beside that: the peers.
-pub(crate) const BENCH: &[&str] = &["dpdk-dev", "iperf3", "iproute2", "openvswitch-switch-dpdk"];
+pub(crate) const BENCH: &[&str] = &["dpdk-dev", "iperf3", "iproute2", "openvswitch-switch-dpdk", "passt"];
 
 /// What counts the instructions of the hot path.
 pub(crate) const GUARD: &[&str] = &["valgrind"];

@@ -1,11 +1,13 @@
 //! What drives the switches, and counts at the receiver.
 
 pub(crate) mod attack;
+pub(crate) mod calls;
 mod datagrams;
 pub(crate) mod flows;
 pub(crate) mod frames;
 pub(crate) mod iperf;
 pub(crate) mod load;
+pub(crate) mod outward;
 mod testpmd;
 pub(crate) mod traffic;
 pub(crate) mod wake;

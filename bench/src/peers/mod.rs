@@ -6,6 +6,7 @@ mod reflector;
 mod router;
 mod tap_loop;
 mod testpmd_io;
+mod user;
 mod vde;
 mod weft;
 mod wires;
@@ -19,6 +20,7 @@ use crate::guard::{Job, Line, Netns, run};
 use crate::machine::{self, Program};
 pub(crate) use ovs::VSWITCHD;
 pub(crate) use router::{RouterEnd, RouterPeer, RouterSwitch, Work};
+pub(crate) use user::{UserPeer, UserSwitch};
 use wires::veths;
 pub(crate) use wires::{GuestPeer, GuestSwitch, INTERFACES, MixedPeer, MixedSwitch, NetdevPeer};
 

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::{
     ADDRESSES, FEW, INTERFACES, MixedSwitch, Setup, TapSwitch, VhostSwitch, await_file, hand_over, launch,
-    namespaces, tell, text, veths,
+    namespaces, tell, text, user, veths,
 };
 use crate::guard::{Job, Line, Netns};
 use crate::machine::built;
@@ -114,4 +114,14 @@ pub(super) fn mixed(dir: &Path, cpu: usize) -> Result<MixedSwitch> {
     daemon.verb(&format!("port add br0 {tap} tap:{tap}"))?;
     end.adopt(&middle, tap, ADDRESSES[1])?;
     Ok(MixedSwitch { socket, commands: daemon.commands, _jobs: vec![daemon.job], end, _middle: middle })
+}
+
+/// A tap in `host` on a network whose outside is the sockets of that namespace.
+pub(super) fn user(dir: &Path, cpu: usize, host: &Netns) -> Result<(Job, Vec<String>)> {
+    let file = dir.join("weft.toml");
+    std::fs::write(&file, user::config())?;
+    let daemon = Daemon::start(dir, &[cpu], Some(host), Some(&file))?;
+    let mut commands = vec![format!("# weft.toml: {}", user::config().replace('\n', "; "))];
+    commands.extend(daemon.commands);
+    Ok((daemon.job, commands))
 }

@@ -8,6 +8,7 @@ mod ports;
 mod routers;
 mod scale_macs;
 mod tap;
+mod user;
 mod v2t;
 mod v2v;
 mod v2v_chain;
@@ -68,6 +69,7 @@ pub(crate) const ALL: &[Entry] = &[
     hostile::ENTRY,
     routers::NAT,
     routers::ROUTED,
+    user::ENTRY,
 ];
 
 /// The names of peers beside ours.
