@@ -45,6 +45,8 @@ counters! {
     SendFull = "send_full";
     /// A datagram that the host did not send: no route, say.
     SendFailed = "send_failed";
+    /// A connection or datagram for a guest that did not say where it is, or for which too many waited.
+    NoGuest = "no_guest";
     /// A datagram from somebody to whom the guest has not sent.
     Filtered = "filtered";
     /// No more frames may wait to go into the network.

@@ -20,14 +20,16 @@ use rustix::time::{
 };
 use switch_core::head::Head;
 use switch_core::ip::{
-    Cause, ErrorLimit, Origin, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet, error_frame,
+    Cause, ETHERTYPE_ARP, ErrorLimit, Origin, PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Packet,
+    Transport, error_frame,
 };
-use switch_core::napt::NatSession;
+use switch_core::napt::{Forward, NatSession};
 use switch_core::{Instant, PortId};
 
 use crate::counters::{Counter, Counters};
 use crate::echo::Echo;
 use crate::fill::Fill;
+use crate::forwards::{Forwards, ListenError, Listener};
 use crate::outbox::Outbox;
 use crate::settings::Settings;
 use crate::tcp::{Inbound, NotBegun, Run, Tcp};
@@ -122,6 +124,7 @@ pub(crate) struct Engine {
     tcp: Tcp,
     udp: Udp,
     echo: Echo,
+    forwards: Forwards,
     gather: GatherRoom,
     epoll: OwnedFd,
     timer: OwnedFd,
@@ -151,6 +154,7 @@ impl Engine {
             tcp: Tcp::default(),
             udp: Udp::default(),
             echo: Echo::default(),
+            forwards: Forwards::default(),
             gather: GatherRoom::default(),
             epoll,
             timer,
@@ -173,7 +177,9 @@ impl Engine {
     /// Flows, at most `limit`, in no order, and how many there are in all.
     pub(crate) fn sessions(&self, now: Instant, limit: usize) -> (Vec<NatSession>, usize) {
         let flows = self.tcp.sessions(now).chain(self.udp.sessions(now)).chain(self.echo.sessions(now));
-        (flows.take(limit).collect(), self.tcp.count() + self.udp.count() + self.echo.count())
+        let flows = flows.chain(self.forwards.sessions(now));
+        let count = self.tcp.count() + self.udp.count() + self.echo.count() + self.forwards.count();
+        (flows.take(limit).collect(), count)
     }
 
     /// The descriptor that becomes readable when there is work.
@@ -185,16 +191,23 @@ impl Engine {
     pub(crate) fn frames(&mut self, now: Instant, bucket: &Bucket<'_>) {
         let from = bucket.from();
         self.settings.outbound.tell(now);
-        let Self { settings, counters, outbox, errors, tcp, udp, echo, epoll, gather, .. } = self;
+        let Self { settings, counters, outbox, errors, tcp, udp, echo, forwards, epoll, gather, .. } = self;
         let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from };
         let mut run = Run::begin(gather);
         for i in 0..bucket.len() {
             let (head, tail) = bucket.parts(i);
-            let Some(packet) = sound(ctx, head) else { continue };
+            let Some(packet) = sound(ctx, head) else {
+                if head.ethertype() == ETHERTYPE_ARP {
+                    forwards.hear(ctx, tcp, head);
+                }
+                continue;
+            };
             match packet.protocol() {
                 PROTO_TCP => tcp.frame(ctx, &mut run, &packet, head, tail),
+                PROTO_UDP if forwards.answer(ctx, &packet, head, tail) => {}
                 PROTO_UDP => udp.frame(ctx, &packet, head, tail),
                 PROTO_ICMP if !packet.is_v6() => echo.frame(ctx, &packet, head, tail),
+                PROTO_ICMPV6 if is_advertisement(&packet) => forwards.hear(ctx, tcp, head),
                 PROTO_ICMPV6 if packet.is_v6() => echo.frame(ctx, &packet, head, tail),
                 _ => {
                     ctx.counters.add(Counter::Protocol);
@@ -211,7 +224,28 @@ impl Engine {
     pub(crate) fn accept(&mut self, now: Instant, socket: OwnedFd, inbound: Inbound) -> Result<(), NotBegun> {
         let Self { settings, counters, outbox, errors, tcp, epoll, .. } = self;
         let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from: None };
-        let done = tcp.accept(ctx, socket, inbound);
+        let done = tcp.accept(ctx, socket, inbound, None);
+        self.ring();
+        done
+    }
+
+    /// Takes a forward with its sockets. Nothing has changed if it is refused.
+    pub(crate) fn add_forward(
+        &mut self,
+        now: Instant,
+        forward: Forward,
+        listeners: Vec<Listener>,
+    ) -> Result<(), ListenError> {
+        let Self { settings, counters, outbox, errors, forwards, epoll, .. } = self;
+        let ctx = &Context { now, settings, counters, outbox, errors, epoll, from: None };
+        forwards.add(ctx, forward, listeners)
+    }
+
+    /// Takes a forward away, and ends what came by it; false if it was not there.
+    pub(crate) fn remove_forward(&mut self, now: Instant, forward: &Forward) -> bool {
+        let Self { settings, counters, outbox, errors, tcp, forwards, epoll, .. } = self;
+        let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from: None };
+        let done = forwards.remove(ctx, tcp, forward);
         self.ring();
         done
     }
@@ -223,9 +257,10 @@ impl Engine {
             let Some(frame) = self.outbox.pop() else { break };
             fill.push_whole(&frame);
         }
-        let Self { settings, counters, outbox, errors, tcp, udp, echo, epoll, .. } = self;
+        let Self { settings, counters, outbox, errors, tcp, udp, echo, forwards, epoll, .. } = self;
         let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from: None };
         echo.fill(ctx, fill);
+        forwards.fill(ctx, fill);
         udp.fill(ctx, fill);
         tcp.fill(ctx, fill);
         Ok(())
@@ -241,7 +276,7 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let due = self.next_timeout().is_some_and(|at| at <= now);
-        let Self { settings, counters, outbox, errors, tcp, udp, echo, epoll, .. } = self;
+        let Self { settings, counters, outbox, errors, tcp, udp, echo, forwards, epoll, .. } = self;
         let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from: None };
         for event in events {
             let token = Token::from_u64(event.data.u64());
@@ -250,26 +285,31 @@ impl Engine {
                 Kind::Tcp => tcp.event(ctx, token, event.flags),
                 Kind::Udp => udp.event(ctx, token, event.flags),
                 Kind::Echo => echo.event(ctx, token, event.flags),
+                Kind::Listener => forwards.event(token, event.flags),
             }
         }
+        forwards.accept(ctx, tcp);
         if due {
             tcp.timeout(ctx);
             udp.timeout(ctx);
             echo.timeout(ctx);
+            forwards.timeout(ctx);
         }
         Ok(())
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        [self.tcp.next_timeout(), self.udp.next_timeout(), self.echo.next_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let flows = [self.tcp.next_timeout(), self.udp.next_timeout(), self.echo.next_timeout()];
+        flows.into_iter().chain([self.forwards.next_timeout()]).flatten().min()
     }
 
     /// True if the next burst would not be empty, as far as is known without asking the kernel.
     fn has_work(&self) -> bool {
-        !self.outbox.is_empty() || self.tcp.has_work() || self.udp.has_work() || self.echo.has_work()
+        !self.outbox.is_empty()
+            || self.tcp.has_work()
+            || self.udp.has_work()
+            || self.echo.has_work()
+            || self.forwards.has_work()
     }
 
     /// Wakes the queue's worker if it sleeps and there is work for it.
@@ -317,11 +357,18 @@ impl Engine {
     }
 }
 
+/// ICMPv6's neighbour advertisement (RFC 4861, 4.4).
+fn is_advertisement(packet: &Packet) -> bool {
+    packet.is_v6() && matches!(packet.transport(), Transport::Icmp { kind: 136, .. })
+}
+
 /// The packet in a frame, if it is one that sockets can take.
 #[inline]
 fn sound(ctx: &Context<'_>, head: &Head) -> Option<Packet> {
     let Ok(packet) = Packet::of_head(head) else {
-        ctx.counters.add(Counter::BadPacket);
+        if head.ethertype() != ETHERTYPE_ARP {
+            ctx.counters.add(Counter::BadPacket);
+        }
         return None;
     };
     if packet.is_fragment() {

@@ -9,6 +9,7 @@
 //! - `engine`: everything that there is behind the port's lock: one call for each frame, event and burst.
 //! - `tcp`, `udp`, `echo`: the protocols. Each has a state machine without I/O, in which time is an argument, and a part
 //!   that drives it with sockets.
+//! - `forwards`: sockets that listen for guests, and where the guests are.
 //! - `frame`, `fill`, `outbox`: frames into the network: their headers, and where they are written.
 //! - `table`: mappings of protocols without connections. `faults`, `pieces`: what their guests are told of errors, and
 //!   packets in fragments.
@@ -25,6 +26,7 @@ mod echo;
 mod engine;
 mod faults;
 mod fill;
+mod forwards;
 mod frame;
 pub mod limits;
 mod outbox;
@@ -39,6 +41,7 @@ mod token;
 mod udp;
 
 pub use counters::{Counter, Counters};
+pub use forwards::ListenError;
 pub use limits::Limits;
 pub use policy::{Policy, Protocol, Rule, Target};
 pub use port::{Control, SocketsRx, SocketsTx, open};

@@ -23,6 +23,8 @@ pub struct Limits {
     pub echo: u32,
     /// Ping sockets of one inside address.
     pub echo_each: u32,
+    /// Ports that are listened on for guests.
+    pub listeners: u32,
 }
 
 /// Descriptors that are left to everything else in the process.
@@ -39,6 +41,7 @@ impl Default for Limits {
             udp_each: 2048,
             echo: 512,
             echo_each: 64,
+            listeners: 1024,
         }
     }
 }
@@ -49,10 +52,13 @@ impl Limits {
     pub fn within(self, files: u64) -> Self {
         let most = files.saturating_sub(SPARE_FILES).max(16);
         let wanted = u64::from(self.tcp) + u64::from(self.udp) + u64::from(self.echo);
-        if wanted <= most {
+        if wanted + u64::from(self.listeners) <= most {
             return self;
         }
-        // Below `n`, as most < wanted.
+        let listeners = self.listeners.min(u32::try_from(most / 8).unwrap_or(u32::MAX));
+        let most = most - u64::from(listeners);
+        let wanted = wanted.max(most);
+        // At most `n`, as most <= wanted.
         let part = |n: u32| u32::try_from((u64::from(n) * most / wanted).max(1)).unwrap_or(n);
         let (tcp, udp, echo) = (part(self.tcp), part(self.udp), part(self.echo));
         Self {
@@ -64,6 +70,7 @@ impl Limits {
             udp_each: self.udp_each.min((udp / 2).max(1)),
             echo,
             echo_each: self.echo_each.min((echo / 2).max(1)),
+            listeners,
         }
     }
 }
@@ -95,7 +102,8 @@ mod tests {
         assert_eq!(limits.within(1 << 20), limits);
         for files in [0, 100, 300, 1024, 4096, 20_000] {
             let less = limits.within(files);
-            let all = u64::from(less.tcp) + u64::from(less.udp) + u64::from(less.echo);
+            let all =
+                u64::from(less.tcp) + u64::from(less.udp) + u64::from(less.echo) + u64::from(less.listeners);
             assert!(all <= files.saturating_sub(SPARE_FILES).max(16), "{files}: {less:?}");
             assert!(less.tcp > less.udp && less.udp_each >= 1 && less.echo >= 1, "{files}: {less:?}");
             assert!(less.tcp_each <= less.tcp && less.tcp_opening_each <= less.tcp_opening.max(1));

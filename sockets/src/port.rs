@@ -17,13 +17,14 @@ use datapath::port::RxDrops;
 use datapath::{Armed, Bucket, Burst, PortError, RxQueue, TxPort, TxReport};
 use rustix::io::Errno;
 use switch_core::Instant;
-use switch_core::napt::NatSession;
+use switch_core::napt::{Forward, NatSession};
 use switch_core::offload::OffloadSet;
 
 use crate::counters::Counters;
 use crate::echo;
 use crate::engine::Engine;
 use crate::fill::Fill;
+use crate::forwards::{self, ListenError};
 use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::tcp::{Inbound, NotBegun};
@@ -95,10 +96,31 @@ impl Control {
         self.shared.lock().accept(now, socket, inbound)
     }
 
+    /// Listens for a guest: who connects or sends to the forward's ports comes to its target, as the gateway. A forward of no
+    /// address listens on all of the target's family. It holds when this returns.
+    ///
+    /// # Errors
+    /// Why one of its ports cannot be had. Nothing listens then.
+    pub fn add_forward(&self, forward: &Forward) -> Result<(), ListenError> {
+        let most = self.shared.lock().settings().limits.listeners;
+        if u32::from(forward.count) > most {
+            return Err(ListenError::TooMany { wanted: forward.count.into(), most });
+        }
+        let listeners = forwards::open(forward)?;
+        let now = self.shared.now();
+        self.shared.lock().add_forward(now, forward.clone(), listeners)
+    }
+
+    /// Takes a forward back, with the connections and flows that came by it; false if it was not there.
+    pub fn remove_forward(&self, forward: &Forward) -> bool {
+        let now = self.shared.now();
+        self.shared.lock().remove_forward(now, forward)
+    }
+
     /// Descriptors that the port may come to have.
     pub fn files(&self) -> u64 {
         let limits = self.shared.lock().settings_mut().limits;
-        u64::from(limits.tcp) + u64::from(limits.udp) + u64::from(limits.echo)
+        u64::from(limits.tcp) + u64::from(limits.udp) + u64::from(limits.echo) + u64::from(limits.listeners)
     }
 
     /// Sets the network's MTU, for frames from now on.

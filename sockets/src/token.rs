@@ -2,7 +2,7 @@
 //! with it.
 
 /// Which table a token's slot is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// The engine's timer and doorbell.
     Engine,
@@ -12,10 +12,12 @@ pub(crate) enum Kind {
     Udp,
     /// A ping socket.
     Echo,
+    /// A socket that listens for guests.
+    Listener,
 }
 
 /// See the module's text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Token {
     pub(crate) kind: Kind,
     pub(crate) slot: u32,
@@ -34,6 +36,7 @@ impl Token {
             Kind::Tcp => 1,
             Kind::Udp => 2,
             Kind::Echo => 3,
+            Kind::Listener => 4,
         };
         kind << 48 | (self.generation as u64) << 32 | self.slot as u64
     }
@@ -44,6 +47,7 @@ impl Token {
             1 => Kind::Tcp,
             2 => Kind::Udp,
             3 => Kind::Echo,
+            4 => Kind::Listener,
             _ => Kind::Engine,
         };
         Self { kind, slot: raw as u32, generation: (raw >> 32) as u16 }
@@ -56,7 +60,7 @@ mod tests {
 
     #[test]
     fn a_token_comes_back_as_it_was() {
-        for kind in [Kind::Engine, Kind::Tcp, Kind::Udp, Kind::Echo] {
+        for kind in [Kind::Engine, Kind::Tcp, Kind::Udp, Kind::Echo, Kind::Listener] {
             let token = Token::new(kind, 0xdead_beef, 0xffff);
             assert_eq!(Token::from_u64(token.to_u64()), token);
         }

@@ -416,9 +416,10 @@ pub(super) fn nat_sessions(host: &Host, name: &str, limit: usize) -> Result<NatS
     Ok(NatSessionList { sessions, total: total as u64 })
 }
 
-/// The first port that another network has forwarded already: those that leave by the host share its addresses.
+/// The first port that another network has forwarded already: those that leave by the host, or by its sockets, share its
+/// addresses.
 fn taken_elsewhere(state: &Everything, spec: &ForwardSpec) -> Option<(u16, String)> {
-    let by_host = |n: &&Network| n.spec.egress == Some(Egress::Host);
+    let by_host = |n: &&Network| n.spec.egress == Some(Egress::Host) || n.spec.by_sockets();
     state.networks.get(&spec.network).filter(by_host)?;
     let others = state.networks.values().filter(by_host).filter(|n| n.spec.name != spec.network);
     others.flat_map(|n| &n.told.forwards).find_map(|other| {
@@ -434,11 +435,6 @@ pub(super) fn forward_add(host: &Host, spec: &ForwardSpec, may_exist: bool) -> R
     let elsewhere = taken_elsewhere(state, spec);
     let network = network(state, &spec.network)?;
     spec.fits(&network.spec)?;
-    if network.spec.by_sockets() {
-        return Err(Refusal::refused(format!(
-            "{what}: port forwards with egress=user are not in this version: say egress=host or egress=uplink:IFNAME"
-        )));
-    }
     if network.told.forwards.contains(spec) {
         return match may_exist {
             true => Ok(()),
@@ -462,6 +458,17 @@ pub(super) fn forward_add(host: &Host, spec: &ForwardSpec, may_exist: bool) -> R
                 return Err(refused(&error));
             }
             made.push(part);
+        }
+    }
+    if let Some(sockets) = &network.sockets {
+        let parts: Vec<_> = spec.parts().collect();
+        for (i, part) in parts.iter().enumerate() {
+            if let Err(error) = sockets.add_forward(part) {
+                for part in parts.iter().take(i) {
+                    sockets.remove_forward(part);
+                }
+                return Err(refused(&error));
+            }
         }
     }
     network.told.forwards.push(spec.clone());
@@ -490,6 +497,11 @@ pub(super) fn forward_del(host: &Host, spec: &ForwardSpec) -> Result<bool, Refus
     if let Some(nat) = network.mode.nat() {
         for part in spec.parts() {
             nat.remove_forward(&part);
+        }
+    }
+    if let Some(sockets) = &network.sockets {
+        for part in spec.parts() {
+            sockets.remove_forward(&part);
         }
     }
     Ok(true)

@@ -333,6 +333,12 @@ impl Host {
             if let Some((gateway, running)) = network.gateway.take() {
                 self.services.remove(running, &gateway);
             }
+            // The gateway's task may know the sockets for a while: nobody is to be let in meanwhile.
+            if let Some(sockets) = &network.sockets {
+                for part in network.told.forwards.iter().flat_map(|forward| forward.parts()) {
+                    sockets.remove_forward(&part);
+                }
+            }
         }
         let ports: Vec<String> =
             state.ports.iter().filter(|(_, p)| p.network == name).map(|(name, _)| name.clone()).collect();

@@ -4,7 +4,7 @@
 //! front-ends on vhost-user sockets, so that nothing of the switch needs a privilege.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +32,7 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add("by_sockets_pings_that_the_host_forbids_are_not_answered_and_it_is_said", NEEDS, forbidden);
     suite.add("by_sockets_a_users_daemon_has_its_state_where_users_have_it", NEEDS, places);
     suite.add("by_sockets_what_needs_a_privilege_says_so_to_an_ordinary_user", NEEDS, privileges);
+    suite.add("by_sockets_a_forward_leads_to_a_guest_until_it_is_deleted", NEEDS, forwards);
     suite.add("by_sockets_guests_reach_what_the_operator_lets_them", NAMED, policy);
     suite.add("by_sockets_the_hosts_loopback_is_closed_unless_it_is_opened", NEEDS, loopback);
 }
@@ -244,11 +245,15 @@ fn privileges() -> Result<()> {
         ("net add b mode=nat subnet=10.10.0.0/24 egress=host", "CAP_NET_ADMIN"),
         ("net add b mode=nat subnet=10.10.0.0/24 egress=uplink:v0", "CAP_NET_RAW"),
         ("net add b mode=routed", "CAP_NET_ADMIN"),
-        ("forward add n udp 5353 10.9.0.2:53", "port forwards with egress=user"),
+        ("forward add n tcp 80 10.9.0.2:80", "CAP_NET_BIND_SERVICE"),
+        ("forward add n udp 8053,53 10.9.0.2:53,54", "ip_unprivileged_port_start=53"),
+        ("forward add n tcp 10.99.0.77:8080 10.9.0.2:80", "no interface of this host has the address"),
     ] {
         let refusal = rig.daemon.refused(1, &line.split(' ').collect::<Vec<_>>())?;
         ensure!(refusal.contains(told), "{line}: {refusal}");
     }
+    let forwards = rig.daemon.json("forward list n")?;
+    ensure!(forwards.as_array().is_some_and(Vec::is_empty), "{forwards}");
     // Nothing is left of what was refused, and all else is as it was.
     let networks = rig.daemon.json("net list")?;
     ensure!(networks.as_array().is_some_and(|list| list.len() == 1), "{networks}");
@@ -306,5 +311,110 @@ fn policy() -> Result<()> {
     echoed(&mut guest, servers[0], b"open now")?;
     let told = rig.daemon.json("net show n")?;
     ensure!(told["keys"]["outbound"] == "deny:*.example.net,allow:*", "{told}");
+    Ok(())
+}
+
+/// Sends a stream to a port of the host's, and is told by the guest that it is whole.
+fn upload(namespace: &Netns, to: &str, len: u64) -> Result<JoinHandle<Result<SocketAddr>>> {
+    let to = to.to_owned();
+    namespace.spawn(move || {
+        let mut stream = TcpStream::connect(&to).with_context(|| to.clone())?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let (mut hash, chunk) = (StreamHash::new(), vec![b'w'; 1 << 16]);
+        for _ in 0..len >> 16 {
+            stream.write_all(&chunk)?;
+            hash.update(&chunk);
+        }
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut confirmed = Vec::new();
+        stream.read_to_end(&mut confirmed)?;
+        let whole = (u128::from(hash.finish()) << 64) | u128::from(hash.len());
+        ensure!(confirmed == whole.to_le_bytes(), "{confirmed:?}");
+        Ok(stream.local_addr()?)
+    })
+}
+
+/// Sends a datagram to a port of the host's and expects it back; the client's own address.
+fn asks(namespace: &Netns, to: &str) -> Result<JoinHandle<Result<SocketAddr>>> {
+    let to = to.to_owned();
+    namespace.spawn(move || {
+        let client = UdpSocket::bind("0.0.0.0:0")?;
+        client.set_read_timeout(Some(LIMIT))?;
+        client.connect(&to)?;
+        client.send(b"by a forward")?;
+        let mut room = [0; 100];
+        let n = client.recv(&mut room).with_context(|| format!("the answer of {to}"))?;
+        ensure!(&room[..n] == b"by a forward", "{:?}", &room[..n]);
+        Ok(client.local_addr()?)
+    })
+}
+
+fn joined<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
+    thread.join().ok().context("a client panicked")?
+}
+
+fn forwards() -> Result<()> {
+    let rig = Rig::new("")?;
+    let outside = &rig.outside.namespace;
+    let mut guest = rig.guest(1)?;
+    let own = rig.daemon.json("lease list n")?[0]["ip"].as_str().context("a lease")?.to_owned();
+    let forwards = [
+        format!("n tcp 8080 {own}:80"),
+        format!("n udp 5000-5001 {own}"),
+        format!("n tcp 127.0.0.1:8081 {own}:80"),
+    ];
+    for forward in &forwards {
+        rig.daemon.ok(&format!("forward add {forward}"))?;
+    }
+    // Of another network, and of somebody else on the host.
+    rig.daemon.ok("net add other mode=nat subnet=10.10.0.0/24")?;
+    let taken = rig.daemon.refused(1, &["forward", "add", "other", "tcp", "8080", "10.10.0.2:80"])?;
+    ensure!(taken.contains("port 8080 is listened on") && taken.contains("on n"), "{taken}");
+    let _somebody = EchoServer::start(&rig.host, "0.0.0.0:5002")?;
+    let taken = rig.daemon.refused(1, &["forward", "add", "other", "udp", "5003,5002", "10.10.0.2"])?;
+    ensure!(taken.contains("listens on 0.0.0.0:5002 already"), "{taken}");
+
+    for to in ["10.99.0.1:8080", "127.0.0.1:8081"] {
+        let client = upload(if to.starts_with("127") { &rig.host } else { outside }, to, 4 << 20)?;
+        let report = guest.tcp_receive(80, LIMIT)?;
+        let client = joined(client)?;
+        ensure!(report.bytes == 4 << 20, "{to}: {report:?}");
+        let sessions = rig.daemon.json("nat sessions n")?;
+        let told = sessions.as_array().into_iter().flatten().any(|s| s["remote"] == client.to_string());
+        ensure!(told, "no {client} in {sessions}");
+    }
+    let port = guest.udp_open(5001)?;
+    let client = asks(outside, "10.99.0.1:5001")?;
+    let senders = guest.udp_echo(&port, 1, LIMIT)?;
+    let client = joined(client)?;
+    ensure!(senders == [endpoint(&format!("{GATEWAY}:{}", client.port()))?], "{senders:?} of {client}");
+
+    // Nobody is asked before the connection is there; what the guest refuses is reset.
+    let connect = |to: &'static str| {
+        joined(outside.spawn(move || {
+            let mut stream = TcpStream::connect(to)?;
+            stream.set_read_timeout(Some(LIMIT))?;
+            Ok(stream.read(&mut [0]).map_err(|error| error.kind()))
+        })?)
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    std::thread::scope(|scope| {
+        let served = scope.spawn(move || guest.serve(LIMIT, || stopped.load(Ordering::Acquire)));
+        let reset = connect("10.99.0.1:8080");
+        stop.store(true, Ordering::Release);
+        served.join().ok().context("the guest panicked")??;
+        ensure!(reset? == Err(std::io::ErrorKind::ConnectionReset), "not reset");
+        anyhow::Ok(())
+    })?;
+    for forward in &forwards {
+        rig.daemon.ok(&format!("forward del {forward}"))?;
+    }
+    let refused = connect("10.99.0.1:8080").err().context("a deleted forward is there still")?;
+    ensure!(refused.to_string().contains("refused"), "{refused}");
+    rig.daemon.ok("forward add other tcp 8080 10.10.0.2:80")?;
+    rig.daemon.ok("net del other")?;
+    rig.daemon.ok(&format!("forward add n tcp 8080 {own}:80"))?;
+    conservation(&rig.daemon)?;
     Ok(())
 }

@@ -111,7 +111,10 @@ pub(super) const FORWARD_HELP: &str = "\
 PORT is a port, a range 8000-8010, or a list 80,443 of both. The target has as
 many ports as are listened on; when those are more than one it may leave its own
 out: they are the same then. An IPv6 address before a port stands in brackets:
-[fd00::2]:80.";
+[fd00::2]:80.
+With egress=user the host's sockets listen, 1024 for a network at most, and a
+guest sees the gateway as the client. Ports below 1024 need
+CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start.";
 
 /// The words of leases.
 pub(super) const LEASE_HELP: &str = "\

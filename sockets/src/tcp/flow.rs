@@ -10,6 +10,7 @@ use switch_core::ip::{Addresses, Cause};
 use switch_core::virtio_net::{self as wire, VnetHeader};
 use switch_core::{Instant, PortId};
 
+use super::Caller;
 use super::machine::Machine;
 use super::segment::{CHECKSUM_AT, HEADER_MAX, Segment};
 use super::table::Key;
@@ -38,6 +39,8 @@ pub(super) struct Flow {
     pub(super) way: Way,
     /// The port of the switch that the guest's first segment came by.
     pub(super) port: Option<PortId>,
+    /// Who has called, if it was not the guest.
+    pub(super) caller: Option<Caller>,
     pub(super) machine: Machine,
     /// `None` when both streams have ended.
     pub(super) socket: Option<OwnedFd>,
@@ -114,6 +117,7 @@ impl Flow {
             key,
             way,
             port,
+            caller: None,
             machine,
             socket: Some(socket),
             generation,

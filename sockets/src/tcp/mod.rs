@@ -45,10 +45,11 @@ use self::timers::Timers;
 use crate::counters::Counter;
 use crate::engine::Context;
 use crate::fill::Fill;
-use crate::frame::{NETWORK_MAX, Way, pseudo, turned};
+use crate::frame::{NETWORK_MAX, Way, addresses, pseudo, turned};
 use crate::socket::abort;
 use crate::token::{Kind, Token};
 
+pub(crate) use self::open::Caller;
 pub use self::open::{Inbound, NotBegun};
 
 /// Closed connections that are remembered, at most.
@@ -281,6 +282,24 @@ impl Tcp {
         !self.ready.is_empty()
     }
 
+    /// Whether a guest has a connection with an endpoint of the outside already.
+    pub(crate) fn has(&self, guest: SocketAddr, remote: SocketAddr) -> bool {
+        let addresses = addresses(guest.ip(), remote.ip());
+        addresses.is_some_and(|addresses| {
+            self.table.find(&Key { addresses, ports: (guest.port(), remote.port()) }).is_some()
+        })
+    }
+
+    /// Resets the connections that came by listeners which are gone.
+    pub(crate) fn hang_up(&mut self, ctx: &mut Context<'_>, is_gone: impl Fn(Token) -> bool) {
+        for slot in self
+            .table
+            .find_all(|flow| flow.socket.is_some() && flow.caller.is_some_and(|caller| is_gone(caller.by)))
+        {
+            self.broken(ctx, slot, Errno::CONNRESET);
+        }
+    }
+
     /// How many connections there are.
     pub(crate) fn count(&self) -> usize {
         self.table.len()
@@ -289,7 +308,8 @@ impl Tcp {
     /// Every connection, as an operator sees it.
     pub(crate) fn sessions(&self, now: Instant) -> impl Iterator<Item = NatSession> {
         self.table.iter().map(move |flow| {
-            let (inside, remote) = (flow.key.inside(), flow.key.outside());
+            let inside = flow.key.inside();
+            let remote = SocketAddr::new(flow.key.outside(), flow.key.ports.1);
             let any: IpAddr = match inside {
                 IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                 IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -301,7 +321,7 @@ impl Tcp {
                 protocol: Protocol::Tcp,
                 inside: SocketAddr::new(inside, flow.key.ports.0),
                 outside: own.unwrap_or(SocketAddr::new(any, 0)),
-                remote: SocketAddr::new(remote, flow.key.ports.1),
+                remote: flow.caller.map_or(remote, |caller| caller.client),
                 state: match flow.machine.phase() {
                     Phase::Open => "established",
                     Phase::Opening | Phase::Calling | Phase::Answered | Phase::Closed => "transitory",

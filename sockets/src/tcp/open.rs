@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
+use rustix::net::sockopt;
 use switch_core::ip::{Addresses, Cause};
 use switch_core::{Head, MacAddr};
 
@@ -111,6 +112,14 @@ pub struct Inbound {
     pub source: SocketAddr,
 }
 
+/// How a connection from outside came: for operators, and for its end with the forward that it came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// The listener that it came by.
+    pub(crate) by: Token,
+    pub(crate) client: SocketAddr,
+}
+
 /// Why a connection to a guest was not begun.
 #[derive(Debug, thiserror::Error)]
 pub enum NotBegun {
@@ -135,6 +144,7 @@ impl Tcp {
         ctx: &mut Context<'_>,
         socket: OwnedFd,
         inbound: Inbound,
+        caller: Option<Caller>,
     ) -> Result<(), NotBegun> {
         let Inbound { guest, mac, source } = inbound;
         let addresses = addresses(guest.ip(), source.ip()).ok_or(NotBegun::Families)?;
@@ -149,11 +159,15 @@ impl Tcp {
         let failed = |error: Errno| NotBegun::Socket(error.into());
         rustix::io::ioctl_fionbio(&socket, true).map_err(failed)?;
         socket::prepare_stream(&socket).map_err(failed)?;
+        // From here on it ends as its guest's does.
+        sockopt::set_socket_linger(&socket, None).map_err(failed)?;
         let machine = Machine::calling(ctx.now, self.initial(ctx, &key), config(ctx, &key));
         let (slot, generation) = self.table.next();
         ctx.watch(&socket, Token::new(Kind::Tcp, slot, generation)).map_err(failed)?;
         let way = way_to(ctx, key, mac);
-        let slot = self.table.insert(Flow::new(key, way, None, machine, socket, generation));
+        let mut flow = Flow::new(key, way, None, machine, socket, generation);
+        flow.caller = caller;
+        let slot = self.table.insert(flow);
         if let Some(flow) = self.table.get(slot) {
             flow.measure();
         }

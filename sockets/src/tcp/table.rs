@@ -93,6 +93,13 @@ impl Table {
         self.slots.iter().filter_map(|slot| slot.flow.as_deref())
     }
 
+    /// The slots of those of which something is true.
+    pub(super) fn find_all(&self, mut is_meant: impl FnMut(&Flow) -> bool) -> Vec<u32> {
+        let meant = |slot: &Slot| slot.flow.as_deref().is_some_and(&mut is_meant);
+        let slots = self.slots.iter().map(meant).collect::<Vec<_>>();
+        slots.iter().zip(0..).filter_map(|(meant, slot)| meant.then_some(slot)).collect()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.keys.len()

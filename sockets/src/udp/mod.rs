@@ -42,7 +42,7 @@ use remotes::Remotes;
 /// How long a mapping lasts after its guest sent last. RFC 4787 has 120 s as the least (REQ-5), and recommends this.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(300);
 /// Datagrams that one burst receives at most, let in or not.
-const RECEIVED: usize = 256;
+pub(crate) const RECEIVED: usize = 256;
 /// Segments that one call sends: what every kernel takes (`UDP_MAX_SEGMENTS`).
 const SEGMENTS: usize = 64;
 /// Bytes of a UDP header.
@@ -83,7 +83,7 @@ impl Default for Udp {
 
 /// A datagram, or several of one size, in a frame.
 #[derive(Clone, Copy, Debug)]
-struct Datagram {
+pub(crate) struct Datagram {
     inside: SocketAddr,
     remote: SocketAddr,
     /// Where the payload begins, from the frame's first byte.
@@ -93,7 +93,7 @@ struct Datagram {
 }
 
 impl Datagram {
-    fn of(packet: &Packet, head: &Head) -> Option<Self> {
+    pub(crate) fn of(packet: &Packet, head: &Head) -> Option<Self> {
         let Transport::Udp { source, destination } = packet.transport() else { return None };
         let at = packet.transport_at() + HEADER;
         let rest = packet.end().checked_sub(at)?;
@@ -228,20 +228,15 @@ impl Udp {
             let room = fill.slot();
             match datagram::receive(mapping.socket.as_fd(), room) {
                 Ok((bytes, with)) => {
-                    match Arrived::new(ctx, key, mapping, bytes, &with) {
-                        Ok(Arrived::Frame { headers, len, vnet, payload }) => {
+                    match let_in(ctx, key, mapping, bytes, &with) {
+                        Ok((_, Arrived::Frame { headers, len, vnet, payload })) => {
                             fill.push(headers.get(..len).unwrap_or_default(), vnet, payload);
                         }
-                        Ok(Arrived::Pieces(way)) => {
+                        Ok((way, Arrived::Pieces)) => {
                             let ports = [with.from.port(), key.inside.port()];
-                            let unit = with.segment.map_or(bytes.len(), usize::from).max(1);
-                            for payload in bytes.chunks(unit) {
-                                self.next_id = self.next_id.wrapping_add(1);
-                                let transport = transport(&way, ports, payload);
-                                for frame in pieces::frames(&way, &transport, ctx.settings.mtu, self.next_id)
-                                {
-                                    ctx.send(frame);
-                                }
+                            let mtu = ctx.settings.mtu;
+                            for frame in pieces_of(&way, ports, bytes, with.segment, mtu, &mut self.next_id) {
+                                ctx.send(frame);
                             }
                         }
                         Err(counter) => ctx.counters.add(counter),
@@ -293,7 +288,7 @@ impl Udp {
 }
 
 /// Sends a frame's payload from where it is: at once, or as many segments at once as the kernel takes.
-fn send(
+pub(crate) fn send(
     room: &mut GatherRoom,
     socket: std::os::fd::BorrowedFd<'_>,
     head: &Head,
@@ -380,41 +375,79 @@ fn transport(way: &Way, [from, to]: [u16; 2], payload: &[u8]) -> Vec<u8> {
     transport
 }
 
+/// The frames of a datagram, or of several of one size, whole: packets in fragments where they are longer than the MTU.
+/// `id` is the last packet's identification.
+pub(crate) fn pieces_of(
+    way: &Way,
+    ports: [u16; 2],
+    bytes: &[u8],
+    segment: Option<u16>,
+    mtu: u16,
+    id: &mut u32,
+) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let mut rest = bytes;
+    let unit = segment.map_or(bytes.len(), usize::from).max(1);
+    // Once for a datagram without payload, too.
+    loop {
+        let (payload, behind) = rest.split_at(unit.min(rest.len()));
+        *id = id.wrapping_add(1);
+        frames.extend(pieces::frames(way, &transport(way, ports, payload), mtu, *id));
+        rest = behind;
+        if rest.is_empty() {
+            return frames;
+        }
+    }
+}
+
+/// What becomes of a datagram that came in for a mapping, if it is let in, and its way.
+fn let_in(
+    ctx: &Context<'_>,
+    key: &Key,
+    mapping: &Mapping,
+    payload: &[u8],
+    with: &Incoming,
+) -> Result<(Way, Arrived), Counter> {
+    let remote = SocketAddr::new(ctx.settings.inside(with.from.ip()), with.from.port());
+    if !mapping.remotes.lets_in(ctx.settings.filtering, &remote) {
+        return Err(Counter::Filtered);
+    }
+    let addresses = addresses(remote.ip(), key.inside.ip()).ok_or(Counter::Filtered)?;
+    let way = Way { to: mapping.mac, from: ctx.settings.mac, addresses, protocol: PROTO_UDP };
+    let ports = [remote.port(), key.inside.port()];
+    Ok((way, Arrived::new(ctx.settings.mtu, way, ports, payload.len(), with.segment)))
+}
+
 /// What becomes of a datagram that came in, or of several of one size.
-enum Arrived {
+pub(crate) enum Arrived {
     /// One frame, whose payload is where it was received.
     Frame { headers: [u8; NETWORK_MAX + HEADER], len: usize, vnet: VnetHeader, payload: usize },
     /// Packets of their own, and longer than the network's MTU perhaps.
-    Pieces(Way),
+    Pieces,
 }
 
 impl Arrived {
-    fn new(
-        ctx: &Context<'_>,
-        key: &Key,
-        mapping: &Mapping,
-        payload: &[u8],
-        with: &Incoming,
-    ) -> Result<Self, Counter> {
-        let remote = SocketAddr::new(ctx.settings.inside(with.from.ip()), with.from.port());
-        if !mapping.remotes.lets_in(ctx.settings.filtering, &remote) {
-            return Err(Counter::Filtered);
-        }
-        let addresses = addresses(remote.ip(), key.inside.ip()).ok_or(Counter::Filtered)?;
-        let way = Way { to: mapping.mac, from: ctx.settings.mac, addresses, protocol: PROTO_UDP };
-        let segment = with.segment.filter(|size| usize::from(*size) < payload.len());
-        let unit = segment.map_or(payload.len(), usize::from);
-        let len = HEADER + payload.len();
+    /// Of `payload` bytes, in datagrams of `segment` if there are several.
+    pub(crate) fn new(
+        mtu: u16,
+        way: Way,
+        [from, to]: [u16; 2],
+        payload: usize,
+        segment: Option<u16>,
+    ) -> Self {
+        let segment = segment.filter(|size| usize::from(*size) < payload);
+        let unit = segment.map_or(payload, usize::from);
+        let len = HEADER + payload;
         let ip = way.network_len() - 14;
-        if ip + HEADER + unit > ctx.settings.mtu.into() || ip + len > usize::from(u16::MAX) {
-            return Ok(Self::Pieces(way));
+        if ip + HEADER + unit > mtu.into() || ip + len > usize::from(u16::MAX) {
+            return Self::Pieces;
         }
         let mut network = [0; NETWORK_MAX];
         let at = way.write(&mut network, len);
         let mut headers = [0; NETWORK_MAX + HEADER];
         headers[..NETWORK_MAX].copy_from_slice(&network);
         let sum = way.pseudo(len).fold();
-        for (i, word) in [remote.port(), key.inside.port(), len as u16, sum].into_iter().enumerate() {
+        for (i, word) in [from, to, len as u16, sum].into_iter().enumerate() {
             headers[at + 2 * i..][..2].copy_from_slice(&word.to_be_bytes());
         }
         let vnet = VnetHeader {
@@ -426,6 +459,6 @@ impl Arrived {
             csum_offset: 6,
             num_buffers: 0,
         };
-        Ok(Self::Frame { headers, len: at + HEADER, vnet, payload: payload.len() })
+        Self::Frame { headers, len: at + HEADER, vnet, payload }
     }
 }

@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, missing_docs, reason = "a test")]
 
+mod forwards;
 mod hostile;
 mod rig;
 mod tcp;

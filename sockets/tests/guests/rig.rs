@@ -198,8 +198,9 @@ impl Nic {
             if arp.target == GATEWAY {
                 self.local.borrow_mut().push_back(arp.reply(ROUTER_MAC).to_frame(GUEST_MAC));
             }
-        } else if let Some(asked) = Neighbor::of_frame(frame) {
-            if matches!(asked.message, Message::Solicitation) && asked.target == GATEWAY_V6 {
+        } else if let Some(asked) = Neighbor::of_frame(frame).filter(|nd| nd.message == Message::Solicitation)
+        {
+            if asked.target == GATEWAY_V6 {
                 let answer = asked.reply(ROUTER_MAC, true).to_frame(GUEST_MAC, ROUTER_MAC);
                 self.local.borrow_mut().push_back(answer);
             }

@@ -1,0 +1,120 @@
+//! Datagrams of clients to guests, and the guests' answers, which leave by the socket that the client sent to.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use datapath::Segment;
+use datapath::datagram::{self, Outgoing};
+use rustix::io::Errno;
+use switch_core::ip::{PROTO_UDP, Packet, Transport};
+use switch_core::{Head, MacAddr};
+
+use super::clients::Client;
+use super::neighbours::Waiting;
+use super::{Forwards, pick};
+use crate::counters::Counter;
+use crate::engine::Context;
+use crate::fill::Fill;
+use crate::frame::{Way, addresses};
+use crate::udp::{self, Arrived, Datagram, HOPS_TOLD, RECEIVED};
+
+impl Forwards {
+    /// Writes frames into a burst while it has room: of each socket that has something one in its turn.
+    pub(crate) fn fill(&mut self, ctx: &mut Context<'_>, fill: &mut Fill<'_>) {
+        for _ in 0..RECEIVED {
+            if !fill.has_room() {
+                break;
+            }
+            let Some(by) = self.sent_to.pop_front() else { break };
+            let Some(listener) = self.listener(by) else { continue };
+            let guest = listener.target;
+            let (bytes, with) = match datagram::receive(listener.socket.as_fd(), fill.slot()) {
+                Ok(received) => received,
+                Err(Errno::AGAIN) => {
+                    listener.ready = false;
+                    continue;
+                }
+                // There may be datagrams behind it.
+                Err(_) => {
+                    self.sent_to.push_back(by);
+                    continue;
+                }
+            };
+            self.sent_to.push_back(by);
+            let client = Client { by, from: with.from, to: with.to };
+            let secret = &self.secret;
+            let limits = &ctx.settings.limits;
+            let (port, ended) =
+                self.clients.arrives(ctx.now, client, guest, limits, |taken| pick(secret, with.from, taken));
+            for _ in 0..ended {
+                ctx.counters.add(Counter::Evicted);
+            }
+            let gateway = ctx.settings.gateway(guest.ip());
+            let addresses = gateway.and_then(|gateway| addresses(gateway, guest.ip()));
+            let (Some(port), Some(addresses)) = (port, addresses) else {
+                ctx.counters.add(Counter::NoGuest);
+                continue;
+            };
+            let ports = [port, guest.port()];
+            let mac = self.neighbours.find(ctx, guest.ip());
+            let to = mac.unwrap_or(MacAddr::BROADCAST);
+            let way = Way { to, from: ctx.settings.mac, addresses, protocol: PROTO_UDP };
+            let arrived = Arrived::new(ctx.settings.mtu, way, ports, bytes.len(), with.segment);
+            match (arrived, mac) {
+                (Arrived::Frame { headers, len, vnet, payload }, Some(_)) => {
+                    fill.push(headers.get(..len).unwrap_or_default(), vnet, payload);
+                }
+                (_, mac) => {
+                    let frames =
+                        udp::pieces_of(&way, ports, bytes, with.segment, ctx.settings.mtu, &mut self.next_id);
+                    if mac.is_some() {
+                        frames.into_iter().for_each(|frame| ctx.send(frame));
+                    } else if !self.neighbours.wait(ctx.now, guest.ip(), Waiting::Datagram(frames, by)) {
+                        ctx.counters.add(Counter::NoGuest);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a frame that a guest sent, if it answers a client; false if it does not.
+    pub(crate) fn answer(
+        &mut self,
+        ctx: &mut Context<'_>,
+        packet: &Packet,
+        head: &Head,
+        tail: &[Segment],
+    ) -> bool {
+        let to = packet.destination();
+        if self.clients.len() == 0 || ctx.settings.gateway(to) != Some(to) {
+            return false;
+        }
+        let Transport::Udp { source, destination } = packet.transport() else { return false };
+        let guest = SocketAddr::new(packet.source(), source);
+        let Some(client) = self.clients.answers(ctx.now, (guest, destination)) else { return false };
+        let Some(datagram) = Datagram::of(packet, head) else {
+            ctx.counters.add(Counter::BadPacket);
+            return true;
+        };
+        let Some(hops) = packet.hop_limit().checked_sub(1).filter(|hops| *hops > 0) else {
+            ctx.counters.add(Counter::HopLimit);
+            return true;
+        };
+        self.neighbours.confirm(ctx.now, guest.ip(), head.source());
+        let with = Outgoing {
+            to: client.from,
+            segment: None,
+            hop_limit: Some(hops).filter(|hops| *hops < HOPS_TOLD),
+            from: client.to,
+        };
+        let slot = self.slots.get(client.by.slot as usize);
+        let Some(listener) = slot.and_then(|slot| slot.listener.as_ref()) else { return true };
+        let sent = udp::send(&mut self.room, listener.socket.as_fd(), head, tail, &datagram, &with);
+        match sent {
+            Ok(()) => {}
+            Err(Errno::AGAIN | Errno::NOBUFS) => ctx.counters.add(Counter::SendFull),
+            Err(error) => udp::refused(ctx, head, tail, error, Counter::SendFailed),
+        }
+        true
+    }
+}
