@@ -46,4 +46,6 @@ pub use limits::Limits;
 pub use policy::{Policy, Protocol, Rule, Target};
 pub use port::{Control, SocketsRx, SocketsTx, open};
 pub use settings::Settings;
+#[cfg(feature = "fuzzing")]
+pub use tcp::fuzzing;
 pub use tcp::{Inbound, NotBegun};

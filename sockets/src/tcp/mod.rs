@@ -49,6 +49,8 @@ use crate::frame::{NETWORK_MAX, Way, addresses, pseudo, turned};
 use crate::socket::abort;
 use crate::token::{Kind, Token};
 
+#[cfg(feature = "fuzzing")]
+pub use self::machine::fuzzing;
 pub(crate) use self::open::Caller;
 pub use self::open::{Inbound, NotBegun};
 

@@ -16,6 +16,8 @@
 //! guest sends again from there. The urgent mark is not passed on (RFC 6093 tells applications not to use it); the bytes
 //! stay in the stream.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod loss;
 mod receive;
 mod rtt;
