@@ -5,21 +5,17 @@ use std::sync::Arc;
 
 use ctl::model::PortSpec;
 use ctl::protocol::PortDetail;
-use datapath::dgram::{self, DgramRx, DgramTx};
-use datapath::{QueueHost, QueueId, TxPort};
-use switch_core::PortId;
+use datapath::TxPort;
+use datapath::dgram::{self, DgramTx};
 
+use super::queue::Queue;
 use super::{Backend, Context, State};
 
 /// A datagram port.
 pub(in crate::daemon) struct Dgram {
-    id: PortId,
-    host: Arc<dyn QueueHost>,
     tx: Arc<DgramTx>,
     remote: String,
-    /// Not handed to a worker yet.
-    rx: Option<DgramRx>,
-    queue: Option<QueueId>,
+    queue: Queue,
     /// Why the receive queue broke.
     error: Option<String>,
 }
@@ -31,12 +27,9 @@ impl Dgram {
         let changed = context.changed;
         let (rx, tx) = dgram::open(path, remote, move || changed.notify_one()).map_err(|e| e.to_string())?;
         Ok(Self {
-            id: context.id,
-            host: context.host,
             tx,
             remote: remote.display().to_string(),
-            rx: Some(rx),
-            queue: None,
+            queue: Queue::new(context.id, context.host, rx),
             error: None,
         })
     }
@@ -48,9 +41,7 @@ impl Backend for Dgram {
     }
 
     fn start(&mut self) {
-        if let Some(rx) = self.rx.take() {
-            self.queue = Some(self.host.attach(self.id, Box::new(rx)));
-        }
+        self.queue.start();
     }
 
     fn state(&self) -> State {
@@ -66,13 +57,5 @@ impl Backend for Dgram {
 
     fn broken(&mut self, reason: &str) {
         self.error = Some(reason.to_owned());
-    }
-}
-
-impl Drop for Dgram {
-    fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            self.host.detach(queue);
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod dgram;
 mod netdev;
+mod queue;
 mod sockets;
 mod station;
 mod stream;

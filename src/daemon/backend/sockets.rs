@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 
-use datapath::{QueueHost, QueueId, TxPort};
-use sockets::{Control, SocketsRx, SocketsTx};
-use switch_core::PortId;
+use datapath::TxPort;
+use sockets::{Control, SocketsTx};
 
+use super::queue::Queue;
 use super::{Backend, Context, State};
 
 /// A port of sockets.
 pub(in crate::daemon) struct Sockets {
-    id: PortId,
-    host: Arc<dyn QueueHost>,
     control: Control,
     tx: Arc<SocketsTx>,
-    rx: Option<SocketsRx>,
-    queue: Option<QueueId>,
+    queue: Queue,
     broken: Option<String>,
 }
 
@@ -27,12 +24,9 @@ impl Sockets {
     ) -> Result<(Self, Control), String> {
         let (control, rx, tx) = sockets::open(settings).map_err(|e| format!("a descriptor: {e}"))?;
         let port = Self {
-            id: context.id,
-            host: context.host,
             control: control.clone(),
             tx: Arc::new(tx),
-            rx: Some(rx),
-            queue: None,
+            queue: Queue::new(context.id, context.host, rx),
             broken: None,
         };
         Ok((port, control))
@@ -45,9 +39,7 @@ impl Backend for Sockets {
     }
 
     fn start(&mut self) {
-        if let Some(rx) = self.rx.take() {
-            self.queue = Some(self.host.attach(self.id, Box::new(rx)));
-        }
+        self.queue.start();
     }
 
     fn state(&self) -> State {
@@ -64,13 +56,5 @@ impl Backend for Sockets {
 
     fn broken(&mut self, reason: &str) {
         self.broken = Some(reason.to_owned());
-    }
-}
-
-impl Drop for Sockets {
-    fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            self.host.detach(queue);
-        }
     }
 }

@@ -2,20 +2,17 @@
 
 use std::sync::Arc;
 
-use datapath::local::{self, LocalRx, LocalTx, Station as FarEnd};
-use datapath::{QueueHost, QueueId, TxPort};
-use switch_core::PortId;
+use datapath::TxPort;
+use datapath::local::{self, LocalTx, Station as FarEnd};
 use tokio::sync::Notify;
 
+use super::queue::Queue;
 use super::{Backend, Context, State};
 
 /// A gateway's port.
 pub(in crate::daemon) struct Station {
-    id: PortId,
-    host: Arc<dyn QueueHost>,
     tx: Arc<LocalTx>,
-    rx: Option<LocalRx>,
-    queue: Option<QueueId>,
+    queue: Queue,
 }
 
 impl Station {
@@ -24,8 +21,7 @@ impl Station {
         let bell = Arc::new(Notify::new());
         let rung = Arc::clone(&bell);
         let (far, rx, tx) = local::port(move || rung.notify_one()).map_err(|e| format!("an eventfd: {e}"))?;
-        let station =
-            Self { id: context.id, host: context.host, tx: Arc::new(tx), rx: Some(rx), queue: None };
+        let station = Self { tx: Arc::new(tx), queue: Queue::new(context.id, context.host, rx) };
         Ok((station, far, bell))
     }
 }
@@ -36,20 +32,10 @@ impl Backend for Station {
     }
 
     fn start(&mut self) {
-        if let Some(rx) = self.rx.take() {
-            self.queue = Some(self.host.attach(self.id, Box::new(rx)));
-        }
+        self.queue.start();
     }
 
     fn state(&self) -> State {
         State::Up
-    }
-}
-
-impl Drop for Station {
-    fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            self.host.detach(queue);
-        }
     }
 }
