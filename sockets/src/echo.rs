@@ -4,7 +4,6 @@
 //! messages of ICMP are not an ordinary user's to send. Where the host lets this process have no ping sockets, nothing is
 //! answered, and it is counted.
 
-use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -51,14 +50,12 @@ struct Mapping {
     socket: OwnedFd,
     /// Whom it asked last, as the guest names it.
     remote: SocketAddr,
-    ready: bool,
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Echo {
     table: Table<Mapping>,
-    ready: VecDeque<Token>,
     room: GatherRoom,
     next_id: u32,
 }
@@ -66,7 +63,7 @@ pub(crate) struct Echo {
 impl Default for Echo {
     fn default() -> Self {
         let table = Table::new(Kind::Echo, TIMEOUT);
-        Self { table, ready: VecDeque::new(), room: GatherRoom::default(), next_id: 0 }
+        Self { table, room: GatherRoom::default(), next_id: 0 }
     }
 }
 
@@ -156,21 +153,14 @@ impl Echo {
             let socket = ping_socket(v6)?;
             datagram::follow_errors(socket.as_fd(), v6)?;
             ctx.watch(&socket, token)?;
-            Ok(Mapping { mac, socket, remote, ready: false })
+            Ok(Mapping { mac, socket, remote })
         })
     }
 
     /// Hears what the kernel says of a socket.
     pub(crate) fn event(&mut self, ctx: &mut Context<'_>, token: Token, flags: EventFlags) {
-        let Some((key, mapping)) = self.table.named(token).and_then(|slot| self.table.get_mut(slot)) else {
-            return;
-        };
-        if flags.contains(EventFlags::ERR) {
+        if let Some((key, mapping)) = self.table.event(token, flags) {
             hear(ctx, key, mapping);
-        }
-        if flags.contains(EventFlags::IN) && !mapping.ready {
-            mapping.ready = true;
-            self.ready.push_back(token);
         }
     }
 
@@ -180,13 +170,9 @@ impl Echo {
             if !fill.has_room() {
                 break;
             }
-            let Some(token) = self.ready.pop_front() else { break };
-            let Some((key, mapping)) = self.table.named(token).and_then(|slot| self.table.get_mut(slot))
-            else {
-                continue;
-            };
+            let Some((token, key, mapping)) = self.table.next_ready() else { break };
             let mut whole = Vec::new();
-            match datagram::receive(mapping.socket.as_fd(), fill.slot()) {
+            let failed = match datagram::receive(mapping.socket.as_fd(), fill.slot()) {
                 Ok((message, with)) => {
                     let from = ctx.settings.inside(with.from.ip());
                     let v6 = key.inside.is_ipv6();
@@ -204,11 +190,11 @@ impl Echo {
                         self.next_id = self.next_id.wrapping_add(1);
                         whole = pieces::frames(&way, message, ctx.settings.mtu, self.next_id);
                     }
-                    self.ready.push_back(token);
+                    None
                 }
-                Err(Errno::AGAIN) => mapping.ready = false,
-                Err(_) => self.ready.push_back(token),
-            }
+                Err(error) => Some(error),
+            };
+            self.table.received(ctx.now, token, failed);
             for frame in whole {
                 ctx.send(frame);
             }
@@ -221,19 +207,17 @@ impl Echo {
 
     /// True if `fill` would write something, as far as is known without asking the kernel.
     pub(crate) fn has_work(&self) -> bool {
-        !self.ready.is_empty()
+        self.table.has_work()
     }
 
     /// When `timeout` is to be called next.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        self.table.due()
+        self.table.next_timeout()
     }
 
     /// Does what is due.
     pub(crate) fn timeout(&mut self, ctx: &mut Context<'_>) {
-        if self.table.due().is_some_and(|at| at <= ctx.now) {
-            self.table.expire(ctx.now);
-        }
+        self.table.timeout(ctx.now);
     }
 
     /// How many identifiers there are.

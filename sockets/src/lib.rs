@@ -13,7 +13,7 @@
 //! - `frame`, `fill`, `outbox`: frames into the network: their headers, and where they are written.
 //! - `table`: mappings of protocols without connections. `faults`, `pieces`: what their guests are told of errors, and
 //!   packets in fragments.
-//! - `token`: what the kernel's events carry.
+//! - `token`: what the kernel's events carry. `turns`: whose turn it is to receive.
 //!
 //! A guest is whoever sends to the router's MAC address: its words are checked, and bounded, for each inside address.
 //! Nothing here knows a mode of forwarding.
@@ -38,6 +38,7 @@ mod socket;
 mod table;
 mod tcp;
 mod token;
+mod turns;
 mod udp;
 
 pub use counters::{Counter, Counters};

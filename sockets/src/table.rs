@@ -6,14 +6,19 @@
 //!
 //! Every owner's mappings are in a list, the one that was used least lately first. What has not been used for the table's
 //! timeout ends; the lists make it cheap to find.
+//!
+//! The mappings whose sockets have something to receive take their [`Turns`].
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
 use switch_core::{Instant, PortId};
 
 use crate::token::{Kind, Token};
+use crate::turns::{Stands, Turns};
 
 /// How exactly the use of a mapping is noted. So a flow's packets do not write to the list, one each.
 const GRAIN: Duration = Duration::from_secs(1);
@@ -33,6 +38,7 @@ struct Entry<M> {
     used: Instant,
     before: Option<u32>,
     after: Option<u32>,
+    stands: Stands,
     value: M,
 }
 
@@ -59,6 +65,7 @@ pub(crate) struct Table<M> {
     free: Vec<u32>,
     by_key: HashMap<Key, u32>,
     owners: HashMap<Option<PortId>, List>,
+    turns: Turns,
     /// No mapping ends before.
     due: Option<Instant>,
 }
@@ -73,6 +80,7 @@ impl<M> Table<M> {
             free: Vec::new(),
             by_key: HashMap::new(),
             owners: HashMap::new(),
+            turns: Turns::default(),
             due: None,
         }
     }
@@ -91,10 +99,46 @@ impl<M> Table<M> {
         Some((&entry.key, &mut entry.value))
     }
 
-    /// The slot of an event, if it is the one that the event is about.
-    pub(crate) fn named(&self, token: Token) -> Option<u32> {
-        let slot = self.slots.get(token.slot as usize)?;
-        (slot.generation == token.generation && slot.entry.is_some()).then_some(token.slot)
+    /// The entry of a token, if it is the one that the token is about.
+    fn named(&mut self, token: Token) -> Option<&mut Entry<M>> {
+        let slot = self.slots.get_mut(token.slot as usize)?;
+        if slot.generation == token.generation { slot.entry.as_mut() } else { None }
+    }
+
+    /// Hears what the kernel says of a socket: the mapping, if something was said of what it sent.
+    pub(crate) fn event(&mut self, token: Token, flags: EventFlags) -> Option<(&Key, &mut M)> {
+        // As `named`, but of one field, for `turns` to be another.
+        let slot = self.slots.get_mut(token.slot as usize)?;
+        let entry = slot.entry.as_mut().filter(|_| slot.generation == token.generation)?;
+        if flags.contains(EventFlags::IN) {
+            self.turns.call(&mut entry.stands, token);
+        }
+        flags.contains(EventFlags::ERR).then_some((&entry.key, &mut entry.value))
+    }
+
+    /// The mapping whose turn it is to receive. Its turn ends with [`Table::received`].
+    pub(crate) fn next_ready(&mut self) -> Option<(Token, &Key, &mut M)> {
+        // Those that are gone have no turn.
+        let token = loop {
+            let token = self.turns.next()?;
+            if self.named(token).is_some() {
+                break token;
+            }
+        };
+        self.named(token).map(|entry| (token, &entry.key, &mut entry.value))
+    }
+
+    /// A mapping had its turn, and what became of it.
+    pub(crate) fn received(&mut self, now: Instant, token: Token, failed: Option<Errno>) {
+        let Some(slot) = self.slots.get_mut(token.slot as usize) else { return };
+        if let Some(entry) = slot.entry.as_mut().filter(|_| slot.generation == token.generation) {
+            self.turns.done(now, &mut entry.stands, token, failed);
+        }
+    }
+
+    /// True if any mapping has something to receive, as far as is known without asking the kernel.
+    pub(crate) fn has_work(&self) -> bool {
+        self.turns.has_work()
     }
 
     /// All, with when they were used.
@@ -137,7 +181,8 @@ impl<M> Table<M> {
         };
         let generation = self.slots.get(slot as usize).map_or(0, |slot| slot.generation);
         let value = make(Token::new(self.kind, slot, generation))?;
-        let entry = Some(Entry { key, used: now, before: None, after: None, value });
+        let entry =
+            Some(Entry { key, used: now, before: None, after: None, stands: Stands::default(), value });
         match self.free.pop() {
             Some(slot) => {
                 if let Some(place) = self.slots.get_mut(slot as usize) {
@@ -176,13 +221,17 @@ impl<M> Table<M> {
         Some(entry.value)
     }
 
-    /// When [`Table::expire`] next has something to do, at the earliest.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        self.due
+    /// When [`Table::timeout`] next has something to do, at the earliest.
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
+        [self.due, self.turns.due()].into_iter().flatten().min()
     }
 
-    /// Ends the mappings that nobody used for the timeout; how many.
-    pub(crate) fn expire(&mut self, now: Instant) -> usize {
+    /// Does what is due: ends the mappings that nobody used for the timeout; how many.
+    pub(crate) fn timeout(&mut self, now: Instant) -> usize {
+        self.turns.timeout(now);
+        if self.due.is_none_or(|due| due > now) {
+            return 0;
+        }
         let mut ended = 0;
         let owners: Vec<_> = self.owners.keys().copied().collect();
         for owner in owners {
@@ -326,15 +375,19 @@ mod tests {
         let (mut table, owner) = table();
         let old = add(&mut table, at(0), key(owner[0], 1), 8, 8);
         let used = add(&mut table, at(0), key(owner[1], 2), 8, 8);
-        assert_eq!(table.due(), Some(at(300)));
+        assert_eq!(table.next_timeout(), Some(at(300)));
         table.touch(at(100), used.slot);
-        assert_eq!((table.expire(at(299)), table.expire(at(300))), (0, 1));
-        assert_eq!((table.named(old), table.named(used)), (None, Some(used.slot)));
-        assert_eq!(table.due(), Some(at(400)));
+        assert_eq!((table.timeout(at(299)), table.timeout(at(300))), (0, 1));
+        assert!(table.named(old).is_none() && table.named(used).is_some());
+        assert_eq!(table.next_timeout(), Some(at(400)));
         // The slot's next owner is another.
         let next = add(&mut table, at(301), key(owner[0], 3), 8, 8);
-        assert_eq!((next.slot, table.named(old), table.named(next)), (old.slot, None, Some(next.slot)));
-        assert_eq!(table.expire(at(1000)), 2);
-        assert_eq!((table.due(), table.len()), (None, 0));
+        assert!(next.slot == old.slot && table.named(old).is_none() && table.named(next).is_some());
+        // An event about the former owner's socket is nobody's, and so is a turn that it had.
+        assert!(table.event(old, EventFlags::IN | EventFlags::ERR).is_none() && !table.has_work());
+        table.event(next, EventFlags::IN);
+        assert_eq!(table.timeout(at(1000)), 2);
+        assert!(table.next_ready().is_none());
+        assert_eq!((table.next_timeout(), table.len()), (None, 0));
     }
 }

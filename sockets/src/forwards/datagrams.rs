@@ -25,22 +25,14 @@ impl Forwards {
             if !fill.has_room() {
                 break;
             }
-            let Some(by) = self.sent_to.pop_front() else { break };
-            let Some(listener) = self.listener(by) else { continue };
+            let Some(by) = self.sent_to.next() else { break };
+            let Some(slot) = self.slots.get_mut(by.slot as usize) else { continue };
+            let listener = slot.listener.as_mut().filter(|_| slot.generation == by.generation);
+            let Some(listener) = listener else { continue };
             let guest = listener.target;
-            let (bytes, with) = match datagram::receive(listener.socket.as_fd(), fill.slot()) {
-                Ok(received) => received,
-                Err(Errno::AGAIN) => {
-                    listener.ready = false;
-                    continue;
-                }
-                // There may be datagrams behind it.
-                Err(_) => {
-                    self.sent_to.push_back(by);
-                    continue;
-                }
-            };
-            self.sent_to.push_back(by);
+            let received = datagram::receive(listener.socket.as_fd(), fill.slot());
+            self.sent_to.done(ctx.now, &mut listener.stands, by, received.as_ref().err().copied());
+            let Ok((bytes, with)) = received else { continue };
             let client = Client { by, from: with.from, to: with.to };
             let secret = &self.secret;
             let limits = &ctx.settings.limits;

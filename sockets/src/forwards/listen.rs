@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use switch_core::napt::{Forward, Protocol};
 
+use crate::turns::Stands;
+
 /// Connections that wait for one socket to accept them.
 const BACKLOG: i32 = 1024;
 
@@ -62,8 +64,10 @@ pub(crate) struct Listener {
     pub(super) at: SocketAddr,
     /// Where what comes goes to.
     pub(super) target: SocketAddr,
-    /// It is in the queue of those that have something.
-    pub(super) ready: bool,
+    /// For TCP: it is in the queue of those that somebody may have connected to.
+    pub(super) called: bool,
+    /// For UDP: where it stands among those that may have a datagram.
+    pub(super) stands: Stands,
 }
 
 /// Opens the sockets of a forward, one for each port.
@@ -80,7 +84,14 @@ pub(crate) fn open(forward: &Forward) -> Result<Vec<Listener>, ListenError> {
             let at = SocketAddr::new(forward.address.unwrap_or(any), forward.port.saturating_add(i));
             let target = SocketAddr::new(forward.target.ip(), forward.target.port().saturating_add(i));
             let socket = open_one(forward.protocol, at).map_err(|error| refusal(at, error))?;
-            Ok(Listener { protocol: forward.protocol, socket, at, target, ready: false })
+            Ok(Listener {
+                protocol: forward.protocol,
+                socket,
+                at,
+                target,
+                called: false,
+                stands: Stands::default(),
+            })
         })
         .collect()
 }

@@ -33,6 +33,7 @@ use crate::counters::Counter;
 use crate::engine::Context;
 use crate::tcp::{Caller, Inbound, Tcp};
 use crate::token::{Kind, Token};
+use crate::turns::Turns;
 
 pub use self::listen::ListenError;
 pub(crate) use self::listen::{Listener, open};
@@ -60,9 +61,10 @@ pub(crate) struct Forwards {
     forwards: Vec<(Forward, Vec<Token>)>,
     neighbours: Neighbours,
     clients: Clients,
-    /// Listeners for TCP to which somebody may have connected, and for UDP that may have a datagram.
+    /// Listeners for TCP to which somebody may have connected.
     called: VecDeque<Token>,
-    sent_to: VecDeque<Token>,
+    /// Listeners for UDP that may have a datagram.
+    sent_to: Turns,
     /// Listeners whose next connection cannot be had now, and until when they wait.
     stuck: Vec<Token>,
     retry: Option<Instant>,
@@ -156,13 +158,21 @@ impl Forwards {
 
     /// Hears what the kernel says of a socket.
     pub(crate) fn event(&mut self, token: Token, flags: EventFlags) {
-        let Some(listener) = self.listener(token).filter(|listener| !listener.ready) else { return };
-        if flags.intersects(EventFlags::IN | EventFlags::ERR) {
-            listener.ready = true;
-            match listener.protocol {
-                Protocol::Tcp => self.called.push_back(token),
-                _ => self.sent_to.push_back(token),
+        // As `listener`, but of one field, for the queues to be others.
+        let Some(slot) = self.slots.get_mut(token.slot as usize) else { return };
+        let Some(listener) = slot.listener.as_mut().filter(|_| slot.generation == token.generation) else {
+            return;
+        };
+        if !flags.intersects(EventFlags::IN | EventFlags::ERR) {
+            return;
+        }
+        match listener.protocol {
+            Protocol::Tcp if listener.called => {}
+            Protocol::Tcp => {
+                listener.called = true;
+                self.called.push_back(token);
             }
+            _ => self.sent_to.call(&mut listener.stands, token),
         }
     }
 
@@ -184,7 +194,7 @@ impl Forwards {
                         self.call(ctx, tcp, Call { socket, client, by: token, guest });
                     }
                 }
-                Err(Errno::AGAIN) => listener.ready = false,
+                Err(Errno::AGAIN) => listener.called = false,
                 Err(Errno::CONNABORTED | Errno::INTR) => self.called.push_back(token),
                 Err(_) => {
                     ctx.counters.add(Counter::TcpExhausted);
@@ -233,12 +243,15 @@ impl Forwards {
 
     /// True if there is something to do, as far as is known without asking the kernel.
     pub(crate) fn has_work(&self) -> bool {
-        !self.called.is_empty() || !self.sent_to.is_empty()
+        !self.called.is_empty() || self.sent_to.has_work()
     }
 
     /// When `timeout` is to be called next.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        [self.neighbours.due(), self.clients.due(), self.retry].into_iter().flatten().min()
+        [self.neighbours.due(), self.clients.due(), self.sent_to.due(), self.retry]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Does what is due.
@@ -247,6 +260,7 @@ impl Forwards {
             ctx.counters.add(Counter::NoGuest);
         }
         self.clients.expire(ctx.now);
+        self.sent_to.timeout(ctx.now);
         if self.retry.is_some_and(|at| at <= ctx.now) {
             self.retry = None;
             self.called.extend(self.stuck.drain(..));

@@ -10,7 +10,6 @@
 
 mod remotes;
 
-use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
@@ -59,8 +58,6 @@ struct Mapping {
     socket: OwnedFd,
     outside: SocketAddr,
     may_fragment: bool,
-    /// It is in the queue of those that have something to receive.
-    ready: bool,
     remotes: Remotes,
 }
 
@@ -68,7 +65,6 @@ struct Mapping {
 #[derive(Debug)]
 pub(crate) struct Udp {
     table: Table<Mapping>,
-    ready: VecDeque<Token>,
     room: GatherRoom,
     /// The identification of the next packet that goes in fragments.
     next_id: u32,
@@ -77,7 +73,7 @@ pub(crate) struct Udp {
 impl Default for Udp {
     fn default() -> Self {
         let table = Table::new(Kind::Udp, TIMEOUT);
-        Self { table, ready: VecDeque::new(), room: GatherRoom::default(), next_id: 0 }
+        Self { table, room: GatherRoom::default(), next_id: 0 }
     }
 }
 
@@ -196,21 +192,14 @@ impl Udp {
             let outside = SocketAddr::try_from(getsockname(&socket)?)?;
             ctx.watch(&socket, token)?;
             let remotes = Remotes::default();
-            Ok(Mapping { mac, socket, outside, may_fragment, ready: false, remotes })
+            Ok(Mapping { mac, socket, outside, may_fragment, remotes })
         })
     }
 
     /// Hears what the kernel says of a socket.
     pub(crate) fn event(&mut self, ctx: &mut Context<'_>, token: Token, flags: EventFlags) {
-        let Some((key, mapping)) = self.table.named(token).and_then(|slot| self.table.get_mut(slot)) else {
-            return;
-        };
-        if flags.contains(EventFlags::ERR) {
+        if let Some((key, mapping)) = self.table.event(token, flags) {
             hear(ctx, key, mapping);
-        }
-        if flags.contains(EventFlags::IN) && !mapping.ready {
-            mapping.ready = true;
-            self.ready.push_back(token);
         }
     }
 
@@ -220,13 +209,8 @@ impl Udp {
             if !fill.has_room() {
                 break;
             }
-            let Some(token) = self.ready.pop_front() else { break };
-            let Some((key, mapping)) = self.table.named(token).and_then(|slot| self.table.get_mut(slot))
-            else {
-                continue;
-            };
-            let room = fill.slot();
-            match datagram::receive(mapping.socket.as_fd(), room) {
+            let Some((token, key, mapping)) = self.table.next_ready() else { break };
+            let failed = match datagram::receive(mapping.socket.as_fd(), fill.slot()) {
                 Ok((bytes, with)) => {
                     match let_in(ctx, key, mapping, bytes, &with) {
                         Ok((_, Arrived::Frame { headers, len, vnet, payload })) => {
@@ -241,30 +225,28 @@ impl Udp {
                         }
                         Err(counter) => ctx.counters.add(counter),
                     }
-                    self.ready.push_back(token);
+                    None
                 }
-                Err(Errno::AGAIN) => mapping.ready = false,
-                // What the network said; it is heard where it is told whole. There may be datagrams behind it.
-                Err(_) => self.ready.push_back(token),
-            }
+                // What the network said is heard where it is told whole.
+                Err(error) => Some(error),
+            };
+            self.table.received(ctx.now, token, failed);
         }
     }
 
     /// True if `fill` would write something, as far as is known without asking the kernel.
     pub(crate) fn has_work(&self) -> bool {
-        !self.ready.is_empty()
+        self.table.has_work()
     }
 
     /// When `timeout` is to be called next.
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
-        self.table.due()
+        self.table.next_timeout()
     }
 
     /// Does what is due.
     pub(crate) fn timeout(&mut self, ctx: &mut Context<'_>) {
-        if self.table.due().is_some_and(|at| at <= ctx.now) {
-            self.table.expire(ctx.now);
-        }
+        self.table.timeout(ctx.now);
     }
 
     /// How many endpoints the mappings sent to.
