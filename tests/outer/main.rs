@@ -13,6 +13,7 @@ mod guests;
 mod internal;
 mod ipv6;
 mod kernel;
+mod killed;
 mod lan;
 mod lifecycle;
 mod machine;
@@ -57,5 +58,6 @@ fn main() -> ExitCode {
     relocate::register(&mut suite);
     user::register(&mut suite);
     user_guests::register(&mut suite);
+    killed::register(&mut suite);
     suite.run()
 }

@@ -16,11 +16,11 @@ const TIMES: usize = 3;
 const LIMIT: Duration = Duration::from_secs(20);
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.add("guests_on_stream_dgram_and_vhost_user_exchange_whole_payloads", GUESTS, three_guests);
+    suite.add_ordinary("guests_on_stream_dgram_and_vhost_user_exchange_whole_payloads", GUESTS, three_guests);
     suite.add("daemon_killed_under_a_guest_on_stream_connects_again", KERNEL, daemon_killed);
-    suite.add("guest_on_stream_and_on_dgram_comes_back", GUESTS, guest_comes_back);
-    suite.add("stream_peers_that_misbehave_harm_nobody", &[], misbehave);
-    suite.add("stream_and_dgram_sockets_are_made_and_removed_with_care", &[], sockets);
+    suite.add_ordinary("guest_on_stream_and_on_dgram_comes_back", GUESTS, guest_comes_back);
+    suite.add_ordinary("stream_peers_that_misbehave_harm_nobody", &[], misbehave);
+    suite.add_ordinary("stream_and_dgram_sockets_are_made_and_removed_with_care", &[], sockets);
 }
 
 /// QEMU's words for a stream that it connects, or listens for.

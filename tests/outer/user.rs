@@ -28,13 +28,17 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.add("by_sockets_an_ordinary_users_guests_have_names_pings_and_datagrams", NAMED, everyday);
-    suite.add("by_sockets_pings_that_the_host_forbids_are_not_answered_and_it_is_said", NEEDS, forbidden);
-    suite.add("by_sockets_a_users_daemon_has_its_state_where_users_have_it", NEEDS, places);
-    suite.add("by_sockets_what_needs_a_privilege_says_so_to_an_ordinary_user", NEEDS, privileges);
-    suite.add("by_sockets_a_forward_leads_to_a_guest_until_it_is_deleted", NEEDS, forwards);
-    suite.add("by_sockets_guests_reach_what_the_operator_lets_them", NAMED, policy);
-    suite.add("by_sockets_the_hosts_loopback_is_closed_unless_it_is_opened", NEEDS, loopback);
+    suite.add_ordinary("by_sockets_an_ordinary_users_guests_have_names_pings_and_datagrams", NAMED, everyday);
+    suite.add_ordinary(
+        "by_sockets_pings_that_the_host_forbids_are_not_answered_and_it_is_said",
+        NEEDS,
+        forbidden,
+    );
+    suite.add_ordinary("by_sockets_a_users_daemon_has_its_state_where_users_have_it", NEEDS, places);
+    suite.add_ordinary("by_sockets_what_needs_a_privilege_says_so_to_an_ordinary_user", NEEDS, privileges);
+    suite.add_ordinary("by_sockets_a_forward_leads_to_a_guest_until_it_is_deleted", NEEDS, forwards);
+    suite.add_ordinary("by_sockets_guests_reach_what_the_operator_lets_them", NAMED, policy);
+    suite.add_ordinary("by_sockets_the_hosts_loopback_is_closed_unless_it_is_opened", NEEDS, loopback);
 }
 
 /// A daemon of an ordinary user's, and what is outside of it.
@@ -48,9 +52,16 @@ impl Rig {
     /// With network `n` of these further keys.
     pub(crate) fn new(keys: &str) -> Result<Self> {
         let host = Netns::new("host")?;
+        // The ordinary user's group: the only one that there is in its namespace.
+        host.run("echo $(id -g) $(id -g) >/proc/sys/net/ipv4/ping_group_range")?;
+        Self::on(host, keys)
+    }
+
+    /// The same on a host that is there.
+    pub(crate) fn on(host: Netns, keys: &str) -> Result<Self> {
         let outside = Outside::beside(&host)?;
-        host.run("echo 0 2147483647 >/proc/sys/net/ipv4/ping_group_range")?;
         let daemon = DaemonOptions::default().netns(&host).unprivileged().start()?;
+        has_no_privilege(&daemon)?;
         daemon.ok(&format!("{NET} {keys}"))?;
         Ok(Self { daemon, outside, host })
     }
@@ -65,6 +76,23 @@ impl Rig {
         ensure!(lease.router == Some(GATEWAY) && lease.name_servers == [GATEWAY], "{lease:?}");
         Ok(guest)
     }
+}
+
+/// What the kernel says of the daemon: it is not root, has no capability and can get none.
+fn has_no_privilege(daemon: &Daemon) -> Result<()> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid()))?;
+    let values = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.map(|line| line.split_whitespace().collect::<Vec<_>>()).with_context(|| format!("no {key}"))
+    };
+    for key in ["Uid", "Gid"] {
+        ensure!(values(key)?.iter().all(|id| *id != "0"), "root: {status}");
+    }
+    for key in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        ensure!(values(key)? == ["0000000000000000"], "a capability: {status}");
+    }
+    ensure!(values("NoNewPrivs")? == ["1"], "it may get privileges: {status}");
+    Ok(())
 }
 
 /// Answers datagrams with themselves, until it is dropped.
@@ -196,11 +224,12 @@ fn everyday() -> Result<()> {
 }
 
 fn forbidden() -> Result<()> {
-    let rig = Rig::new("")?;
-    rig.host.run("echo 1 0 >/proc/sys/net/ipv4/ping_group_range")?;
+    // A namespace that was just made lets nobody have ping sockets.
+    let rig = Rig::on(Netns::new("host")?, "")?;
+    // It is said once for each network.
     rig.daemon.ok("net add other mode=nat subnet=10.10.0.0/24")?;
     let told = rig.daemon.log().matches("ping_group_range").count();
-    ensure!(told == 1, "said {told} times: {}", rig.daemon.log());
+    ensure!(told == 2, "said {told} times: {}", rig.daemon.log());
     let show = rig.daemon.json("net show n")?;
     ensure!(show["resolved"]["pings"] == false, "{show}");
     let mut guest = rig.guest(1)?;

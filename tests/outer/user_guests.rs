@@ -20,8 +20,8 @@ const TRANSFER: Duration = Duration::from_secs(240);
 const GROWTH_KIB: u64 = 16 * 1024;
 
 pub(crate) fn register(suite: &mut Suite) {
-    suite.add("by_sockets_linux_guests_on_vhost_user_and_stream_have_the_outside", NEEDS, outside);
-    suite.add("by_sockets_a_linux_guest_moves_a_gigabyte_whole", NEEDS, gigabyte);
+    suite.add_ordinary("by_sockets_linux_guests_on_vhost_user_and_stream_have_the_outside", NEEDS, outside);
+    suite.add_ordinary("by_sockets_a_linux_guest_moves_a_gigabyte_whole", NEEDS, gigabyte);
 }
 
 /// Boots a guest on a port that there is.

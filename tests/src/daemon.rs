@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use crate::process::Output;
-use crate::{Netns, build_dir, eventually, logs, process};
+use crate::{Netns, build_dir, eventually, logs, ordinary, process};
 
 /// How long a verb, the start or the end of the daemon may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -94,7 +94,9 @@ impl DaemonOptions {
                 if !path.exists() {
                     std::fs::create_dir(&path)?;
                 }
-                std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY))?;
+                if !ordinary::inside() {
+                    std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY))?;
+                }
             }
         }
         let child = spawn(dir.path(), &options)?;
@@ -128,7 +130,7 @@ fn spawn(dir: &Path, options: &DaemonOptions) -> Result<Child> {
     if let Some(name) = &options.namespace {
         words.extend(["ip", "netns", "exec", name].map(Into::into));
     }
-    if options.unprivileged {
+    if options.unprivileged && !ordinary::inside() {
         let user = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
         words.push("setpriv".into());
         words.extend(user.map(Into::into));
@@ -136,6 +138,7 @@ fn spawn(dir: &Path, options: &DaemonOptions) -> Result<Child> {
             ["--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"].map(Into::into),
         );
     }
+    words.extend(ordinary::words());
     words.push(weft.into());
     let (program, args) = words.split_first().context("no program")?;
     let mut command = Command::new(program);

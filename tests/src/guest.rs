@@ -1,6 +1,7 @@
 //! A real Linux guest under QEMU's software emulation, whose NIC is a vhost-user socket, a tap, or what QEMU has besides,
 //! and a shell in it.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::process::Output;
-use crate::{logs, needs, process};
+use crate::{logs, needs, ordinary, process};
 
 /// A guest boots in 3 s on an idle machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(60);
@@ -103,15 +104,15 @@ impl Guest {
         let queues = options.queues.max(1);
         let separator = if options.device.is_empty() { "" } else { "," };
         let multiqueue = if queues > 1 { ",mq=on" } else { "" };
-        let mut command = match netns {
-            Some(netns) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", netns, "qemu-system-x86_64"]);
-                command
-            }
-            None => Command::new("qemu-system-x86_64"),
-        };
+        let mut words: Vec<OsString> = Vec::new();
+        if let Some(netns) = netns {
+            words.extend(["ip", "netns", "exec", netns].map(Into::into));
+        }
+        words.extend(ordinary::words());
+        words.push("qemu-system-x86_64".into());
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
             .args(["-machine", "q35,accel=tcg", "-cpu", "max", "-smp", &queues.to_string(), "-m", "256"])
             .args(["-object", "memory-backend-memfd,id=m0,size=256M,share=on", "-numa", "node,memdev=m0"])
             .args(["-display", "none", "-vga", "none", "-monitor", "none", "-no-reboot", "-nodefaults"])

@@ -16,10 +16,12 @@ mod guest;
 pub mod logs;
 mod needs;
 mod netns;
+pub mod ordinary;
 pub mod process;
 mod program;
 mod sniffer;
 mod suite;
+mod sweep;
 mod testpmd;
 
 pub use counters::{PortCounters, conservation, counters};

@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::{netns::Netns, process, workspace};
+use crate::{netns::Netns, ordinary, process, workspace};
 
 /// Something that not every machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// Network namespaces, veth pairs and taps: root with CAP_NET_ADMIN and CAP_SYS_ADMIN, `ip`, and `/dev/net/tun`.
     Namespaces,
+    /// A user namespace of an ordinary user's, `setpriv` and `unshare`.
+    OrdinaryUser,
     /// QEMU (software emulation will do) and an image for it to boot.
     Guests,
     /// DPDK's testpmd with virtio-user; root.
@@ -40,8 +42,9 @@ pub enum Need {
     Program(&'static str),
 }
 
-const ALL: [Need; 13] = [
+const ALL: [Need; 14] = [
     Need::Namespaces,
+    Need::OrdinaryUser,
     Need::Guests,
     Need::Testpmd,
     Need::Iperf3,
@@ -79,6 +82,7 @@ impl Need {
                 namespace.run("ip tuntap add probe0 mode tap").map_err(|error| format!("{error:#}"))?;
                 Ok(())
             }
+            Need::OrdinaryUser => ordinary::probe(),
             Need::Guests => {
                 program("qemu-system-x86_64", &["--version"])?;
                 guest_image().as_ref().map(|_| ()).map_err(Clone::clone)
@@ -113,6 +117,9 @@ impl Need {
 pub(crate) fn guest_image() -> &'static Result<PathBuf, String> {
     static IMAGE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     IMAGE.get_or_init(|| {
+        if let Some(dir) = ordinary::guest_image() {
+            return Ok(dir);
+        }
         let dir = workspace().join("target/guest-image");
         let made = Command::new(workspace().join("tests/rigs/guest-image")).arg(&dir).output();
         match made {
@@ -137,7 +144,7 @@ fn absent(name: &'static str) -> Option<&'static str> {
 }
 
 fn root() -> Result<(), String> {
-    if rustix::process::geteuid().is_root() { Ok(()) } else { Err("not root".into()) }
+    if rustix::process::geteuid().is_root() || ordinary::inside() { Ok(()) } else { Err("not root".into()) }
 }
 
 fn applet(name: &str) -> Result<(), String> {

@@ -14,7 +14,9 @@ use rustix::thread::LinkNameSpaceType;
 use crate::process::{self, Output};
 
 /// Files here take the place of those in `/etc` for what `ip netns exec` starts.
-const ETC: &str = "/etc/netns";
+pub(crate) const ETC: &str = "/etc/netns";
+/// Where `ip netns` keeps its namespaces.
+pub(crate) const RUN: &str = "/run/netns";
 
 /// A network namespace. Its interfaces and files go with it when it is dropped.
 #[derive(Debug)]
@@ -97,7 +99,7 @@ impl Netns {
         &self,
         task: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<JoinHandle<Result<T>>> {
-        let path = format!("/run/netns/{}", self.name);
+        let path = format!("{RUN}/{}", self.name);
         let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
         Ok(thread::spawn(move || {
             rustix::thread::move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))

@@ -3,22 +3,43 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::time::Instant;
 
-use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 
-use crate::{Need, logs};
+use crate::{Need, logs, ordinary, sweep};
 
 /// Environment variable: `all` makes an unmet need a failure.
-const REQUIRE: &str = "WEFT_TEST_REQUIRE";
+pub(crate) const REQUIRE: &str = "WEFT_TEST_REQUIRE";
 
 /// What a test does: `Err` or a panic fails it.
-type Body = Box<dyn FnOnce() -> Result<()> + Send>;
+type Body = Box<dyn FnOnce() -> anyhow::Result<()> + Send>;
 
 struct Test {
     name: String,
     needs: &'static [Need],
+    /// It is run by an ordinary user.
+    ordinary: bool,
     body: Body,
+}
+
+impl Test {
+    fn unmet(&self) -> Option<&'static str> {
+        let apart = self.ordinary && !ordinary::inside();
+        let of_user = apart.then_some(Need::OrdinaryUser);
+        // In a namespace of its own, a user may have others.
+        let needs = self.needs.iter().copied().filter(|need| !apart || *need != Need::Namespaces);
+        of_user.into_iter().chain(needs).find_map(Need::unmet)
+    }
+
+    fn run(self) -> Result<(), Failed> {
+        let Self { name, ordinary, body, .. } = self;
+        if ordinary && !ordinary::inside() {
+            judge(Box::new(move || ordinary::run(&name)))
+        } else {
+            judge(body)
+        }
+    }
 }
 
 /// The tests of one program.
@@ -33,13 +54,27 @@ impl Suite {
         &mut self,
         name: impl Into<String>,
         needs: &'static [Need],
-        body: impl FnOnce() -> Result<()> + Send + 'static,
+        body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
     ) {
-        self.tests.push(Test { name: name.into(), needs, body: Box::new(body) });
+        self.tests.push(Test { name: name.into(), needs, ordinary: false, body: Box::new(body) });
+    }
+
+    /// The same of a test that an ordinary user runs, also where root runs the suite: see [`ordinary`].
+    pub fn add_ordinary(
+        &mut self,
+        name: impl Into<String>,
+        needs: &'static [Need],
+        body: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+    ) {
+        self.tests.push(Test { name: name.into(), needs, ordinary: true, body: Box::new(body) });
     }
 
     /// Runs what the command line asks for, as libtest does.
     pub fn run(self) -> ExitCode {
+        if let Err(error) = sweep::own().and_then(|()| ordinary::enter()) {
+            eprintln!("the tests cannot run: {error:#}");
+            return ExitCode::FAILURE;
+        }
         let mut args = Arguments::from_args();
         // The tests share the machine's CPUs and count what the daemon does with them.
         args.test_threads = Some(1);
@@ -50,11 +85,11 @@ impl Suite {
         let trials = self
             .tests
             .into_iter()
-            .map(|Test { name, needs, body }| {
-                Trial::ignorable_test(name, move || match unmet(needs) {
+            .map(|test| {
+                Trial::ignorable_test(test.name.clone(), move || match test.unmet() {
                     Some(why) if required => Err(Failed::from(format!("cannot run here: {why}"))),
                     Some(why) => Ok(Completion::ignored_with(why)),
-                    None => judge(body).map(|()| Completion::Completed),
+                    None => timed(|| test.run()).map(|()| Completion::Completed),
                 })
             })
             .collect();
@@ -62,15 +97,19 @@ impl Suite {
     }
 }
 
-fn unmet(needs: &[Need]) -> Option<&'static str> {
-    needs.iter().find_map(|need| need.unmet())
+/// Runs a test, and says on its line how long it took.
+fn timed<T>(run: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let outcome = run();
+    print!("{:.1} s, ", started.elapsed().as_secs_f64());
+    outcome
 }
 
 /// Before the first test: how many are left out, by reason.
 fn tell_left_out(tests: &[Test], required: bool) {
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for test in tests {
-        if let Some(why) = unmet(test.needs) {
+        if let Some(why) = test.unmet() {
             *reasons.entry(why).or_default() += 1;
         }
     }
@@ -80,7 +119,7 @@ fn tell_left_out(tests: &[Test], required: bool) {
     }
 }
 
-fn judge(body: Body) -> std::result::Result<(), Failed> {
+fn judge(body: Body) -> Result<(), Failed> {
     logs::take();
     let outcome = catch_unwind(AssertUnwindSafe(body));
     let (faults, kept) = logs::take();

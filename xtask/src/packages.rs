@@ -14,6 +14,8 @@ pub(crate) const TESTS: &[&str] = &[
     "iputils-ping",
     "ethtool",
     "busybox-static",
+    "gcc",
+    "libc6-dev",
     "cpio",
     "isc-dhcp-client",
     "bind9-dnsutils",
