@@ -27,8 +27,20 @@ macro_rules! counters {
 counters! {
     /// A frame that is no IP packet, or a malformed one.
     BadPacket = "bad_packet";
-    /// A fragment, which sockets do not have.
-    Fragment = "fragment";
+    /// A packet of a guest's whose fragments were put together.
+    Reassembled = "reassembled";
+    /// One of whose fragments some did not come in time.
+    FragmentTimeout = "fragment_timeout";
+    /// One with fragments that overlap, or that say different things of its end.
+    FragmentOverlap = "fragment_overlap";
+    /// One that was given up for a newer one's fragments.
+    FragmentEvicted = "fragment_evicted";
+    /// A first fragment without all of the transport header, or a packet of too many fragments.
+    FragmentTiny = "fragment_tiny";
+    /// A fragment of a packet that would be longer than packets may be.
+    FragmentOversize = "fragment_oversize";
+    /// A malformed fragment: of no bytes, of a length that nothing can follow, or with an offload.
+    FragmentBad = "fragment_bad";
     /// A protocol that sockets of an ordinary user do not speak.
     Protocol = "protocol";
     /// The outbound filter does not let the flow begin.
@@ -86,8 +98,14 @@ counters! {
 }
 
 /// The counters of one port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters([AtomicU64; Counter::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; Counter::ALL.len()])
+    }
+}
 
 impl Counters {
     /// Counts one.

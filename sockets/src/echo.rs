@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use datapath::Segment;
 use datapath::datagram::{self, Outgoing};
+use datapath::egress::to_vec;
 use datapath::socket::{Gather, GatherRoom};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -24,7 +25,7 @@ use crate::counters::Counter;
 use crate::engine::Context;
 use crate::faults::{self, About};
 use crate::fill::Fill;
-use crate::frame::{Way, addresses};
+use crate::frame::{Way, addresses, turned};
 use crate::pieces;
 use crate::policy::Protocol;
 use crate::table::{Key, Table};
@@ -157,6 +158,34 @@ impl Echo {
         })
     }
 
+    /// Answers a request to the gateway itself, which came in fragments: others never come here. False if it is none.
+    pub(crate) fn is_answered(
+        &mut self,
+        ctx: &mut Context<'_>,
+        packet: &Packet,
+        head: &Head,
+        tail: &[Segment],
+    ) -> bool {
+        let (v6, to) = (packet.is_v6(), packet.destination());
+        let Transport::Icmp { kind, code: 0, id } = packet.transport() else { return false };
+        if kind != REQUEST[usize::from(v6)] || ctx.settings.gateway(to) != Some(to) {
+            return false;
+        }
+        let mut frame = to_vec(head, tail);
+        let Some(message) = frame.get_mut(packet.transport_at()..packet.end()) else { return false };
+        let addresses = turned(packet.addresses());
+        let way = Way { to: head.source(), from: ctx.settings.mac, addresses, protocol: protocol(v6) };
+        if let Some(kind) = message.first_mut() {
+            *kind = REPLY[usize::from(v6)];
+        }
+        as_guests(&way, id, message);
+        self.next_id = self.next_id.wrapping_add(1);
+        for frame in pieces::frames(&way, message, ctx.settings.mtu, self.next_id) {
+            ctx.send(frame);
+        }
+        true
+    }
+
     /// Hears what the kernel says of a socket.
     pub(crate) fn event(&mut self, ctx: &mut Context<'_>, token: Token, flags: EventFlags) {
         if let Some((key, mapping)) = self.table.event(token, flags) {
@@ -198,10 +227,7 @@ impl Echo {
             for frame in whole {
                 ctx.send(frame);
             }
-            while fill.has_room() {
-                let Some(frame) = ctx.outbox.pop() else { break };
-                fill.push_whole(&frame);
-            }
+            ctx.empty_into(fill);
         }
     }
 

@@ -30,6 +30,7 @@ use crate::counters::{Counter, Counters};
 use crate::echo::Echo;
 use crate::fill::Fill;
 use crate::forwards::{Forwards, ListenError, Listener};
+use crate::fragments::{Fragments, Whole};
 use crate::outbox::Outbox;
 use crate::settings::Settings;
 use crate::tcp::{Inbound, NotBegun, Run, Tcp};
@@ -66,6 +67,14 @@ impl Context<'_> {
     pub(crate) fn send(&mut self, frame: Vec<u8>) {
         if !self.outbox.push(frame) {
             self.counters.add(Counter::OutboxFull);
+        }
+    }
+
+    /// Writes what waits into a burst while it has room: what is left has found none.
+    pub(crate) fn empty_into(&mut self, fill: &mut Fill<'_>) {
+        while fill.has_room() {
+            let Some(frame) = self.outbox.pop() else { break };
+            fill.push_whole(&frame);
         }
     }
 
@@ -125,6 +134,7 @@ pub(crate) struct Engine {
     udp: Udp,
     echo: Echo,
     forwards: Forwards,
+    fragments: Fragments,
     gather: GatherRoom,
     epoll: OwnedFd,
     timer: OwnedFd,
@@ -155,6 +165,7 @@ impl Engine {
             udp: Udp::default(),
             echo: Echo::default(),
             forwards: Forwards::default(),
+            fragments: Fragments::default(),
             gather: GatherRoom::default(),
             epoll,
             timer,
@@ -191,32 +202,26 @@ impl Engine {
     pub(crate) fn frames(&mut self, now: Instant, bucket: &Bucket<'_>) {
         let from = bucket.from();
         self.settings.outbound.tell(now);
-        let Self { settings, counters, outbox, errors, tcp, udp, echo, forwards, epoll, gather, .. } = self;
-        let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from };
-        let mut run = Run::begin(gather);
+        let Self { settings, counters, outbox, errors, tcp, udp, echo, forwards, fragments, .. } = self;
+        let ctx = &mut Context { now, settings, counters, outbox, errors, epoll: &self.epoll, from };
+        let protocols = &mut Protocols { tcp, udp, echo, forwards };
+        let mut run = Run::begin(&mut self.gather);
         for i in 0..bucket.len() {
             let (head, tail) = bucket.parts(i);
             let Some(packet) = sound(ctx, head) else {
                 if head.ethertype() == ETHERTYPE_ARP {
-                    forwards.hear(ctx, tcp, head);
+                    protocols.forwards.hear(ctx, protocols.tcp, head);
                 }
                 continue;
             };
-            match packet.protocol() {
-                PROTO_TCP => tcp.frame(ctx, &mut run, &packet, head, tail),
-                PROTO_UDP if forwards.answer(ctx, &packet, head, tail) => {}
-                PROTO_UDP => udp.frame(ctx, &packet, head, tail),
-                PROTO_ICMP if !packet.is_v6() => echo.frame(ctx, &packet, head, tail),
-                PROTO_ICMPV6 if is_advertisement(&packet) => forwards.hear(ctx, tcp, head),
-                PROTO_ICMPV6 if packet.is_v6() => echo.frame(ctx, &packet, head, tail),
-                _ => {
-                    ctx.counters.add(Counter::Protocol);
-                    ctx.tell(head.bytes(), Cause::ProtocolUnreachable);
-                }
+            if !packet.is_fragment() {
+                protocols.frame(ctx, &mut run, &packet, head, tail);
+            } else if let Some(whole) = fragments.frame(ctx, &packet, head, tail) {
+                protocols.reassembled(ctx, &whole);
             }
         }
-        tcp.flush(ctx, &mut run);
-        run.end(gather);
+        protocols.tcp.flush(ctx, &mut run);
+        run.end(&mut self.gather);
         self.ring();
     }
 
@@ -253,12 +258,9 @@ impl Engine {
     /// Does what is due, hears what the kernel has to say, and writes frames into a burst.
     pub(crate) fn burst(&mut self, now: Instant, fill: &mut Fill<'_>) -> Result<(), Errno> {
         self.look(now)?;
-        while fill.has_room() {
-            let Some(frame) = self.outbox.pop() else { break };
-            fill.push_whole(&frame);
-        }
         let Self { settings, counters, outbox, errors, tcp, udp, echo, forwards, epoll, .. } = self;
         let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from: None };
+        ctx.empty_into(fill);
         echo.fill(ctx, fill);
         forwards.fill(ctx, fill);
         udp.fill(ctx, fill);
@@ -276,7 +278,8 @@ impl Engine {
             Err(error) => return Err(error),
         };
         let due = self.next_timeout().is_some_and(|at| at <= now);
-        let Self { settings, counters, outbox, errors, tcp, udp, echo, forwards, epoll, .. } = self;
+        let Self { settings, counters, outbox, errors, tcp, udp, echo, forwards, fragments, epoll, .. } =
+            self;
         let ctx = &mut Context { now, settings, counters, outbox, errors, epoll, from: None };
         for event in events {
             let token = Token::from_u64(event.data.u64());
@@ -294,13 +297,14 @@ impl Engine {
             udp.timeout(ctx);
             echo.timeout(ctx);
             forwards.timeout(ctx);
+            fragments.timeout(ctx);
         }
         Ok(())
     }
 
     fn next_timeout(&self) -> Option<Instant> {
         let flows = [self.tcp.next_timeout(), self.udp.next_timeout(), self.echo.next_timeout()];
-        flows.into_iter().chain([self.forwards.next_timeout()]).flatten().min()
+        flows.into_iter().chain([self.forwards.next_timeout(), self.fragments.next_timeout()]).flatten().min()
     }
 
     /// True if the next burst would not be empty, as far as is known without asking the kernel.
@@ -357,6 +361,62 @@ impl Engine {
     }
 }
 
+/// Who takes a guest's packets.
+struct Protocols<'e> {
+    tcp: &'e mut Tcp,
+    udp: &'e mut Udp,
+    echo: &'e mut Echo,
+    forwards: &'e mut Forwards,
+}
+
+impl Protocols<'_> {
+    /// Takes a packet that is whole.
+    #[inline]
+    fn frame<'a>(
+        &mut self,
+        ctx: &mut Context<'_>,
+        run: &mut Run<'a>,
+        packet: &Packet,
+        head: &'a Head,
+        tail: &'a [Segment],
+    ) {
+        match packet.protocol() {
+            PROTO_TCP => self.tcp.frame(ctx, run, packet, head, tail),
+            PROTO_UDP if self.forwards.answer(ctx, packet, head, tail) => {}
+            PROTO_UDP => self.udp.frame(ctx, packet, head, tail, !packet.dont_fragment()),
+            PROTO_ICMP if !packet.is_v6() => self.echo.frame(ctx, packet, head, tail),
+            PROTO_ICMPV6 if is_advertisement(packet) => self.forwards.hear(ctx, self.tcp, head),
+            PROTO_ICMPV6 if packet.is_v6() => self.echo.frame(ctx, packet, head, tail),
+            _ => {
+                ctx.counters.add(Counter::Protocol);
+                ctx.tell(head.bytes(), Cause::ProtocolUnreachable);
+            }
+        }
+    }
+
+    /// Takes a packet that came in fragments.
+    fn reassembled(&mut self, ctx: &mut Context<'_>, whole: &Whole) {
+        let Whole { packet, head, tail } = whole;
+        match packet.protocol() {
+            // Its sender may cut it, so may the host.
+            PROTO_UDP if !self.forwards.answer(ctx, packet, head, tail) => {
+                self.udp.frame(ctx, packet, head, tail, true);
+            }
+            PROTO_UDP => {}
+            PROTO_ICMP | PROTO_ICMPV6 if self.echo.is_answered(ctx, packet, head, tail) => {}
+            // RFC 6980: neighbours send none in fragments.
+            PROTO_ICMPV6 if is_advertisement(packet) => ctx.counters.add(Counter::Protocol),
+            _ => {
+                let mut room = GatherRoom::default();
+                let mut run = Run::begin(&mut room);
+                self.frame(ctx, &mut run, packet, head, tail);
+                self.tcp.flush(ctx, &mut run);
+                run.end(&mut room);
+            }
+        }
+    }
+}
+
 /// ICMPv6's neighbour advertisement (RFC 4861, 4.4).
 fn is_advertisement(packet: &Packet) -> bool {
     packet.is_v6() && matches!(packet.transport(), Transport::Icmp { kind: 136, .. })
@@ -371,9 +431,5 @@ fn sound(ctx: &Context<'_>, head: &Head) -> Option<Packet> {
         }
         return None;
     };
-    if packet.is_fragment() {
-        ctx.counters.add(Counter::Fragment);
-        return None;
-    }
     Some(packet)
 }

@@ -39,12 +39,24 @@ impl Way {
     /// Writes Ethernet and IP headers of a packet with `len` bytes behind the IP header; how many bytes they are.
     #[inline]
     pub(crate) fn write(&self, to: &mut [u8; NETWORK_MAX], len: usize) -> usize {
+        self.write_with(to, len, HOP_LIMIT, false)
+    }
+
+    /// The same, of a packet that may be fragmented, perhaps.
+    #[inline]
+    pub(crate) fn write_with(
+        &self,
+        to: &mut [u8; NETWORK_MAX],
+        len: usize,
+        hop_limit: u8,
+        may_fragment: bool,
+    ) -> usize {
         to[..6].copy_from_slice(&self.to.0);
         to[6..12].copy_from_slice(&self.from.0);
         match self.addresses {
             Addresses::V4 { source, destination } => {
                 to[12..14].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
-                let ip = v4(source, destination, self.protocol, (len + 20) as u16);
+                let ip = v4(source, destination, self.protocol, (len + 20) as u16, hop_limit, may_fragment);
                 to[14..34].copy_from_slice(&ip);
                 34
             }
@@ -52,7 +64,7 @@ impl Way {
                 to[12..14].copy_from_slice(&ETHERTYPE_IPV6.to_be_bytes());
                 to[14..18].copy_from_slice(&[0x60, 0, 0, 0]);
                 to[18..20].copy_from_slice(&(len as u16).to_be_bytes());
-                to[20..22].copy_from_slice(&[self.protocol, HOP_LIMIT]);
+                to[20..22].copy_from_slice(&[self.protocol, hop_limit]);
                 to[22..38].copy_from_slice(&source.octets());
                 to[38..54].copy_from_slice(&destination.octets());
                 54
@@ -81,9 +93,17 @@ pub(crate) fn pseudo(addresses: Addresses, protocol: u8, len: usize) -> Sum {
 }
 
 #[inline]
-fn v4(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, total: u16) -> [u8; 20] {
+fn v4(
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    protocol: u8,
+    total: u16,
+    hop_limit: u8,
+    may_fragment: bool,
+) -> [u8; 20] {
     let [t0, t1] = total.to_be_bytes();
-    let mut ip = [0x45, 0, t0, t1, 0, 0, 0x40, 0, HOP_LIMIT, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    let flags = if may_fragment { 0 } else { 0x40 };
+    let mut ip = [0x45, 0, t0, t1, 0, 0, flags, 0, hop_limit, protocol, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     ip[12..16].copy_from_slice(&source.octets());
     ip[16..20].copy_from_slice(&destination.octets());
     let mut sum = Sum::new();

@@ -11,8 +11,8 @@
 //!   that drives it with sockets.
 //! - `forwards`: sockets that listen for guests, and where the guests are.
 //! - `frame`, `fill`, `outbox`: frames into the network: their headers, and where they are written.
-//! - `table`: mappings of protocols without connections. `faults`, `pieces`: what their guests are told of errors, and
-//!   packets in fragments.
+//! - `table`: mappings of protocols without connections. `faults`: what their guests are told of errors.
+//! - `reassembly`, `fragments`: packets that guests send in fragments. `pieces`: packets that go to them in fragments.
 //! - `token`: what the kernel's events carry. `turns`: whose turn it is to receive.
 //!
 //! A guest is whoever sends to the router's MAC address: its words are checked, and bounded, for each inside address.
@@ -27,12 +27,14 @@ mod engine;
 mod faults;
 mod fill;
 mod forwards;
+mod fragments;
 mod frame;
 pub mod limits;
 mod outbox;
 mod pieces;
 pub mod policy;
 pub mod port;
+mod reassembly;
 pub mod settings;
 mod socket;
 mod table;

@@ -2,7 +2,8 @@
 //!
 //! The gateway answers for its addresses: ARP, ND and echo besides DHCP, DNS and router solicitations. All else that is
 //! for the router is the sockets', also what is for ports of the gateway's addresses that it does not serve. So are the
-//! answers of neighbours to the router: whoever has a connection for a guest has to know where the guest is.
+//! answers of neighbours to the router: whoever has a connection for a guest has to know where the guest is. And so are
+//! ICMP messages in fragments, which the gateway does not put together.
 
 use switch_core::head::Head;
 use switch_core::ids::PortId;
@@ -35,6 +36,8 @@ impl Router for Sockets {
         let to_gateway = inside.is_gateway(packet.destination());
         match packet.transport() {
             Transport::Icmp { kind: NEIGHBOR_ADVERTISEMENT, .. } if packet.is_v6() => false,
+            // A packet's fragments go one way: those behind the first have no type.
+            Transport::Icmp { .. } if packet.is_fragment() => false,
             Transport::Icmp { kind, .. } => to_gateway || packet.is_v6() && NEIGHBORS.contains(&kind),
             _ => is_service(inside, &packet),
         }

@@ -61,6 +61,7 @@ impl Forwards {
                         udp::pieces_of(&way, ports, bytes, with.segment, ctx.settings.mtu, &mut self.next_id);
                     if mac.is_some() {
                         frames.into_iter().for_each(|frame| ctx.send(frame));
+                        ctx.empty_into(fill);
                     } else if !self.neighbours.wait(ctx.now, guest.ip(), Waiting::Datagram(frames, by)) {
                         ctx.counters.add(Counter::NoGuest);
                     }

@@ -6,7 +6,7 @@
 //!
 //! Segments of one size pass as one frame and one call, in both directions. What the network says of a datagram is told
 //! to its guest about the packet as the guest sent it. What comes from outside and is longer than the network's MTU goes
-//! in fragments; fragments that guests send are refused before they come here.
+//! in fragments; those that guests send are put together before they come here.
 
 mod remotes;
 
@@ -109,8 +109,15 @@ impl Datagram {
 }
 
 impl Udp {
-    /// Takes a frame that a guest sent.
-    pub(crate) fn frame(&mut self, ctx: &mut Context<'_>, packet: &Packet, head: &Head, tail: &[Segment]) {
+    /// Takes a frame that a guest sent, whose packet `may_fragment` on its way.
+    pub(crate) fn frame(
+        &mut self,
+        ctx: &mut Context<'_>,
+        packet: &Packet,
+        head: &Head,
+        tail: &[Segment],
+        may_fragment: bool,
+    ) {
         let Some(datagram) = Datagram::of(packet, head) else { return ctx.counters.add(Counter::BadPacket) };
         let Datagram { inside, remote, .. } = datagram;
         let Some(hops) = packet.hop_limit().checked_sub(1).filter(|hops| *hops > 0) else {
@@ -127,7 +134,6 @@ impl Udp {
             ctx.counters.add(Counter::Denied);
             return ctx.tell_about(head, tail, Cause::Prohibited);
         };
-        let may_fragment = !packet.dont_fragment();
         let slot = match found {
             Some(slot) => Ok(slot),
             None => self.open(ctx, key, head.source(), may_fragment),
@@ -222,6 +228,8 @@ impl Udp {
                             for frame in pieces_of(&way, ports, bytes, with.segment, mtu, &mut self.next_id) {
                                 ctx.send(frame);
                             }
+                            // Before the next datagram is received: many of them are more than may wait.
+                            ctx.empty_into(fill);
                         }
                         Err(counter) => ctx.counters.add(counter),
                     }

@@ -224,3 +224,52 @@ pub(crate) fn ping(id: u16, to: IpAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
     .expect("a vector takes it");
     frame
 }
+
+/// A frame of the guest's in fragments, as it sends them over a link of 1,500 bytes.
+pub(crate) fn in_fragments(frame: &[u8], id: u32) -> Vec<Vec<u8>> {
+    let packet = Packet::of_frame(frame).expect("a packet");
+    let at = packet.transport_at();
+    let body = &frame[at..packet.end()];
+    let last = body.len().div_ceil(1448) - 1;
+    let cut = |(i, piece): (usize, &[u8])| {
+        let (offset, more) = (i as u16 * 1448, i < last);
+        let mut out = frame[..at].to_vec();
+        if packet.is_v6() {
+            out[18..20].copy_from_slice(&(piece.len() as u16 + 8).to_be_bytes());
+            let protocol = std::mem::replace(&mut out[20], 44);
+            out.extend([protocol, 0]);
+            out.extend((offset | u16::from(more)).to_be_bytes());
+            out.extend(id.to_be_bytes());
+        } else {
+            out[16..18].copy_from_slice(&(piece.len() as u16 + 20).to_be_bytes());
+            out[18..20].copy_from_slice(&(id as u16).to_be_bytes());
+            out[20..22].copy_from_slice(&((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
+            out[24..26].fill(0);
+            let mut sum = checksum::Sum::new();
+            sum.add(&out[14..34]);
+            out[24..26].copy_from_slice(&sum.checksum().to_be_bytes());
+        }
+        out.extend_from_slice(piece);
+        out
+    };
+    body.chunks(1448).enumerate().map(cut).collect()
+}
+
+impl Rig {
+    /// The next packet to the guest, put together if it comes in fragments: whom it is from, and what is behind the IP
+    /// headers.
+    pub(crate) fn next_whole(&mut self) -> (Packet, Vec<u8>) {
+        let first = self.next();
+        let body = |got: &Got| got.frame[got.packet.transport_at()..got.packet.end()].to_vec();
+        let (packet, mut bytes) = (first.packet, body(&first));
+        let mut more = packet.more_fragments();
+        while more {
+            let next = self.next();
+            assert_eq!(usize::from(next.packet.fragment_offset()), bytes.len());
+            assert_eq!(next.packet.fragment_id(), packet.fragment_id());
+            more = next.packet.more_fragments();
+            bytes.extend(body(&next));
+        }
+        (packet, bytes)
+    }
+}

@@ -27,6 +27,8 @@ const HOP_LIMIT: u8 = 64;
 pub enum Cause {
     /// The hop limit was used up.
     TimeExceeded,
+    /// Fragments of the packet did not come in time; said about the first one.
+    ReassemblyTimeExceeded,
     /// There is no route.
     NetUnreachable,
     /// The neighbour does not answer.
@@ -109,6 +111,7 @@ pub fn is_host(address: IpAddr) -> bool {
 fn v4(quote: &[u8], cause: Cause, from: Ipv4Addr, to: Ipv4Addr, mac: MacAddr, to_mac: MacAddr) -> Vec<u8> {
     let (kind, code, mtu) = match cause {
         Cause::TimeExceeded => (11, 0, 0),
+        Cause::ReassemblyTimeExceeded => (11, 1, 0),
         Cause::NetUnreachable => (3, 0, 0),
         Cause::HostUnreachable => (3, 1, 0),
         Cause::ProtocolUnreachable => (3, 2, 0),
@@ -146,6 +149,7 @@ fn v6(
 ) -> Vec<u8> {
     let (kind, code, word) = match cause {
         Cause::TimeExceeded => (3, 0, 0),
+        Cause::ReassemblyTimeExceeded => (3, 1, 0),
         Cause::NetUnreachable => (1, 0, 0),
         Cause::HostUnreachable => (1, 3, 0),
         // A parameter problem: an unrecognised next header, and where it stands. Without extension headers that

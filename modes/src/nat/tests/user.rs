@@ -1,5 +1,7 @@
 //! `egress=user`: what goes to the sockets, and what to the gateway.
 
+use switch_core::ip::fragments;
+
 use super::*;
 
 fn net() -> Net {
@@ -55,6 +57,12 @@ fn the_gateway_answers_for_itself_and_the_sockets_get_the_rest() {
             GATEWAY => assert_eq!((net.punted, net.got.len()), (before + 1, 0), "{name}"),
             _ => assert_eq!(net.only(UPLINK), frame, "{name}: as it was"),
         }
+    }
+    // A long echo request to the gateway goes where all of its fragments go.
+    let long = dont_fragment(build(out("10.0.0.1"), &Kind::Echo(1, true), &[1; 1200]), false);
+    for piece in fragments(&long, 576).unwrap() {
+        net.send(A, piece.clone());
+        assert_eq!(net.only(UPLINK), piece);
     }
     // From the sockets to a guest: bridged, and the router's MAC address stays where it is configured.
     net.send(UPLINK, udp(Way { macs: (ROUTER, MAC_A), from: REMOTE, to: IP_A, ttl: 60 }, 53, 4000, b"x"));
