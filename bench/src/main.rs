@@ -39,6 +39,9 @@ fn main() -> ExitCode {
         Some(generators::wake::VERB) => {
             generators::wake::run(&generators::wake::Options::parse_from(&args[1..])).map(|()| true)
         }
+        Some(generators::bare_wake::VERB) => {
+            generators::bare_wake::run(&generators::bare_wake::Options::parse_from(&args[1..])).map(|()| true)
+        }
         Some(generators::frames::VERB) => {
             generators::frames::process(&generators::frames::Options::parse_from(&args[1..])).map(|()| true)
         }

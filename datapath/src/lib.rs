@@ -37,6 +37,7 @@ pub mod police;
 pub mod pool;
 pub mod port;
 pub mod socket;
+mod spin;
 pub mod stream;
 pub mod tap;
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A worker: one thread that polls receive queues and carries their frames to where they go.
 //!
-//! Pacing has three stages. While any queue has work the worker polls all that are *active*, and for [`SPIN`] after
-//! that. Then it *arms* the queues (asks their senders for notifications), looks once more, and sleeps in epoll. It
-//! never yields: a thread that yields its CPU to one that always has work is behind it in the scheduler's order, and
+//! Pacing has three stages. While any queue has work the worker polls all that are *active*, and for some time after
+//! that, which follows how long it slept before ([`Spin`]). Then it *arms* the queues (asks their senders for
+//! notifications), looks once more, and sleeps in epoll. It never yields: a thread that yields its CPU to one that always has work is behind it in the scheduler's order, and
 //! no notification brings it forward, as it does not sleep. A queue that finds nothing while others are busy is
 //! armed by itself and leaves the round, so that a thousand idle ports cost a busy pair nothing; a busy worker
 //! looks at epoll every [`EVENTS_EVERY`]. With [`Pacing::Busy`] nothing is ever armed.
@@ -26,13 +26,11 @@ use crate::host::QueueId;
 use crate::path::{Carried, Found, FramePath};
 use crate::pool::{Event, EventSink, Pacing};
 use crate::port::{Armed, PortError, RxQueue};
+use crate::spin::Spin;
 use crate::ticks;
 use crate::topology::Topology;
 use crate::turns::{Account, Others, Turn};
 
-/// How long rounds may find nothing before the worker arms its queues and sleeps: about what it costs everyone that it
-/// sleeps and is woken. So the CPU that it keeps from others in vain is never much more than it saves them.
-const SPIN: Duration = Duration::from_micros(20);
 /// How long a single queue may find nothing, while others are busy, before it is armed by itself.
 const QUEUE_IDLE: Duration = Duration::from_micros(200);
 /// How often a busy worker looks for notifications of armed queues.
@@ -137,6 +135,7 @@ impl Worker {
         let mut events = Events::with_capacity(256);
         let mut looked = Instant::ORIGIN;
         let mut worked = self.now();
+        let mut spin = Spin::new();
         loop {
             if self.pending.load(Ordering::Relaxed) && !self.obey() {
                 return;
@@ -155,14 +154,16 @@ impl Worker {
                 continue;
             }
             let idle = now.since(worked);
-            if idle < SPIN && !self.active.is_empty() {
+            if idle < spin.time() && !self.active.is_empty() {
                 std::hint::spin_loop();
             } else if self.arm_all() {
-                let timeout = self.throttled_until().map(|t| t.since(self.now()) + Duration::from_micros(50));
+                let slept = self.now();
+                let timeout = self.throttled_until().map(|t| t.since(slept) + Duration::from_micros(50));
                 self.stats.sleeps_from(ticks::now());
                 self.wait(&mut events, timeout);
                 self.stats.awake_from(ticks::now());
                 worked = self.now();
+                spin.slept(worked.since(slept));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What drives the switches, and counts at the receiver.
 
 pub(crate) mod attack;
+pub(crate) mod bare_wake;
 pub(crate) mod calls;
 mod datagrams;
 pub(crate) mod flows;

@@ -32,7 +32,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// What it says when all guests are there, if nothing is measured.
 const READY: &str = "resting";
 /// Frames whose way is measured.
-const FRAMES: u32 = 1000;
+pub(super) const FRAMES: u32 = 1000;
 
 /// The process's own command line.
 #[derive(Debug, Parser)]
@@ -64,6 +64,11 @@ pub(crate) fn hold(dir: &Path, cpu: usize, sockets: &[PathBuf]) -> Result<Option
     let mut job = Job::start(&line, &dir.join("rest.log"))?;
     job.expect(READY, limit(sockets.len()), |log| log.contains(READY).then_some(()))?;
     Ok(Some((job, line)))
+}
+
+/// The pause before a frame: not in step with any clock tick of the switch's.
+pub(super) fn pause(number: u32) -> Duration {
+    PAUSE + Duration::from_micros(u64::from(number % 97) * 10)
 }
 
 /// How long guests may take to connect.
@@ -138,8 +143,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let flow = Flow::between(first.mac(), second.mac());
     let mut arrived = Vec::new();
     for number in 0..FRAMES {
-        // Not in step with any clock tick of the switch's.
-        std::thread::sleep(PAUSE + Duration::from_micros(u64::from(number % 97) * 10));
+        std::thread::sleep(pause(number));
         let mark = number.to_be_bytes();
         let frame = wire::udp(&flow, &mark);
         let sent = Instant::now();

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::{Benchmark, Entry};
 use crate::flags::{Choices, Flag};
-use crate::generators::{Load, wake};
+use crate::generators::{Load, bare_wake, wake};
 use crate::guard::Hugepages;
 use crate::machine::{self, Program};
 use crate::measures::{CPU, LONGEST, LOSS, P50, P99, WAKE_UPS};
@@ -37,25 +37,35 @@ enum Peer {
     Ovs,
     /// With `pmd-maxsleep`.
     OvsSleep,
+    /// No switch: a thread that sleeps, and an event.
+    BareWake,
 }
 
 impl Peer {
-    const ALL: [Peer; 3] = [Peer::Weft, Peer::Ovs, Peer::OvsSleep];
+    const ALL: [Peer; 4] = [Peer::Weft, Peer::Ovs, Peer::OvsSleep, Peer::BareWake];
 
     fn name(self) -> &'static str {
         match self {
             Peer::Weft => WEFT,
             Peer::Ovs => "ovs",
             Peer::OvsSleep => "ovs-maxsleep",
+            Peer::BareWake => "bare-wake",
         }
     }
 
-    fn start(self, setup: &Setup<'_>) -> Result<VhostSwitch> {
-        match self {
+    fn is_ovs(self) -> bool {
+        matches!(self, Peer::Ovs | Peer::OvsSleep)
+    }
+
+    /// Its process, if it is a switch.
+    fn start(self, setup: &Setup<'_>) -> Result<Option<VhostSwitch>> {
+        let switch = match self {
             Peer::Weft => VhostPeer::Weft.start(setup),
             Peer::Ovs => VhostPeer::Ovs.start(setup),
             Peer::OvsSleep => peers::ovs_that_sleeps(setup, SLEEP_US),
-        }
+            Peer::BareWake => return Ok(None),
+        };
+        switch.map(Some)
     }
 }
 
@@ -73,7 +83,7 @@ fn prepare(choices: &Choices) -> Result<Box<dyn Benchmark>> {
 
 impl Benchmark for Idle {
     fn programs(&self) -> Vec<Program> {
-        let ovs = self.peers.iter().any(|peer| *peer != Peer::Weft);
+        let ovs = self.peers.iter().any(|peer| peer.is_ovs());
         std::iter::once(machine::IP).chain(ovs.then_some(machine::OVS)).collect()
     }
 
@@ -85,15 +95,16 @@ impl Benchmark for Idle {
         if plan.switch_cpu == plan.generator_cpu {
             bail!("the frame's receiver is polled: the switch needs another processor");
         }
-        let _pages = Hugepages::reserve(if self.peers == [Peer::Weft] { 0 } else { PAGES })?;
+        let _pages = Hugepages::reserve(if self.peers.iter().any(|peer| peer.is_ovs()) { PAGES } else { 0 })?;
         let about = format!(
             "Guests on vhost-user ports whose drivers are ready and that send nothing; one forwarding thread on CPU {}. Of\n\
              that thread: its processor time, and how often it was given the processor. Then 1,000 frames from one guest to\n\
              another, each after a pause of 5 to 6 ms: the time from before the sender writes its ring and notifies the switch\n\
              until the receiver, which polls on CPU {}, has the frame. `weft`: a network of mode bridge, adaptive polling, its\n\
              defaults; `ovs`: Open vSwitch with DPDK as it comes, whose thread polls for ever; `ovs-maxsleep`: the same with\n\
-             `pmd-maxsleep={SLEEP_US}`.",
-            plan.switch_cpu, plan.generator_cpu
+             `pmd-maxsleep={SLEEP_US}`. `bare-wake` is no switch: a thread that sleeps on CPU {}, the event that wakes it, and the\n\
+             time until it runs, which is what this machine takes of every switch that sleeps.",
+            plan.switch_cpu, plan.generator_cpu, plan.switch_cpu
         );
         let mut scenario = plan.scenario(ENTRY.name, about);
         let names: Vec<&str> = self.peers.iter().map(|peer| peer.name()).collect();
@@ -106,8 +117,13 @@ impl Benchmark for Idle {
                     bail!("no such peer");
                 };
                 let switch = peer.start(&Setup { ports, ..Setup::pair(turn.dir, plan.switch_cpu) })?;
-                let measured = wake::measure(&switch, &Load { dir: turn.dir, ..base })?;
-                Ok(Some(Run { switch: switch.commands.clone(), measured }))
+                let load = Load { dir: turn.dir, ..base };
+                let Some(switch) = switch else {
+                    let measured = bare_wake::measure(plan.switch_cpu, &load)?;
+                    return Ok(Some(Run { switch: Vec::new(), measured }));
+                };
+                let measured = wake::measure(&switch, &load)?;
+                Ok(Some(Run { switch: switch.commands, measured }))
             })?;
         }
         Ok(scenario)
