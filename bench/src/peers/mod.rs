@@ -32,6 +32,8 @@ const FEW: usize = 16;
 
 /// Our own name among the peers.
 pub(crate) const WEFT: &str = "weft";
+/// Ours with `--poll busy`.
+pub(crate) const WEFT_BUSY: &str = "weft-busy";
 
 /// What a switch of vhost-user ports is to be.
 #[derive(Clone, Debug)]
@@ -94,6 +96,8 @@ impl VhostSwitch {
 pub(crate) enum VhostPeer {
     /// Ours: a network of mode bridge.
     Weft,
+    /// The same with a forwarding thread that never sleeps, as a DPDK switch's.
+    WeftBusy,
     /// Open vSwitch's userspace datapath with DPDK, action NORMAL.
     Ovs,
     /// The same with flows that say which port's frames go to which: the least that it can decide.
@@ -107,7 +111,7 @@ pub(crate) enum VhostPeer {
 }
 
 impl VhostPeer {
-    /// All, in the order in which they run in a round.
+    /// All that differ where frames never pause, in the order in which they run in a round.
     pub(crate) const ALL: [VhostPeer; 6] = [
         VhostPeer::Weft,
         VhostPeer::Ovs,
@@ -121,6 +125,7 @@ impl VhostPeer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             VhostPeer::Weft => WEFT,
+            VhostPeer::WeftBusy => WEFT_BUSY,
             VhostPeer::Ovs => "ovs",
             VhostPeer::OvsFlow => "ovs-flow",
             VhostPeer::OvsTso => "ovs-tso",
@@ -132,7 +137,7 @@ impl VhostPeer {
     /// What has to be installed for it.
     pub(crate) fn programs(self) -> &'static [Program] {
         match self {
-            VhostPeer::Weft | VhostPeer::Reflector => &[],
+            VhostPeer::Weft | VhostPeer::WeftBusy | VhostPeer::Reflector => &[],
             VhostPeer::Ovs | VhostPeer::OvsFlow | VhostPeer::OvsTso => &[machine::OVS],
             VhostPeer::TestpmdIo => &[machine::TESTPMD],
         }
@@ -144,7 +149,8 @@ impl VhostPeer {
     /// It does not start, or cannot be as `setup` says.
     pub(crate) fn start(self, setup: &Setup<'_>) -> Result<VhostSwitch> {
         match self {
-            VhostPeer::Weft => weft::vhost(setup),
+            VhostPeer::Weft => weft::vhost(setup, weft::Poll::Adaptive),
+            VhostPeer::WeftBusy => weft::vhost(setup, weft::Poll::Busy),
             VhostPeer::Ovs => ovs::vhost(setup, ovs::Decides::Normal),
             VhostPeer::OvsFlow => ovs::vhost(setup, ovs::Decides::Flows),
             VhostPeer::OvsTso => ovs::vhost(setup, ovs::Decides::NormalWithSegments),

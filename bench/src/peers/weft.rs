@@ -1,4 +1,4 @@
-//! Weft itself, the release build, with its defaults: one worker, adaptive polling.
+//! Weft itself, the release build, with its defaults: one worker, adaptive polling where nothing else is said.
 
 use std::path::{Path, PathBuf};
 
@@ -14,6 +14,15 @@ use crate::machine::built;
 /// Stations that a network's table takes unless it is told.
 const STATIONS_DEFAULT: u32 = 8192;
 
+/// Whether forwarding threads sleep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Poll {
+    /// When there is nothing to do: its default.
+    Adaptive,
+    /// Never.
+    Busy,
+}
+
 struct Daemon {
     job: Job,
     binary: PathBuf,
@@ -24,11 +33,24 @@ struct Daemon {
 impl Daemon {
     /// With a network `br0`, or with what `config` says.
     fn start(dir: &Path, cpus: &[usize], netns: Option<&Netns>, config: Option<&Path>) -> Result<Self> {
+        Self::polls(Poll::Adaptive, dir, cpus, netns, config)
+    }
+
+    fn polls(
+        poll: Poll,
+        dir: &Path,
+        cpus: &[usize],
+        netns: Option<&Netns>,
+        config: Option<&Path>,
+    ) -> Result<Self> {
         let binary = built("weft", "cargo build --release -p weft")?;
         let socket = dir.join("ctl.sock");
         let cpus: Vec<String> = cpus.iter().map(usize::to_string).collect();
         let mut line = Line::new(text(&binary)).words("daemon --socket").arg(text(&socket));
         line = line.arg("--state-dir").arg(text(&dir.join("state"))).arg("--cpus").arg(cpus.join(","));
+        if poll == Poll::Busy {
+            line = line.words("--poll busy");
+        }
         if let Some(config) = config {
             line = line.arg("--config").arg(text(config));
         }
@@ -51,7 +73,7 @@ impl Daemon {
 }
 
 /// vhost-user ports on a bridge.
-pub(super) fn vhost(setup: &Setup<'_>) -> Result<VhostSwitch> {
+pub(super) fn vhost(setup: &Setup<'_>, poll: Poll) -> Result<VhostSwitch> {
     let sockets = setup.sockets();
     // Many ports come from a file: a command for each takes longer than what is measured.
     let file = (sockets.len() > FEW).then(|| setup.dir.join("weft.toml"));
@@ -63,7 +85,7 @@ pub(super) fn vhost(setup: &Setup<'_>) -> Result<VhostSwitch> {
         }
         std::fs::write(file, config)?;
     }
-    let mut daemon = Daemon::start(setup.dir, &setup.cpus, None, file.as_deref())?;
+    let mut daemon = Daemon::polls(poll, setup.dir, &setup.cpus, None, file.as_deref())?;
     if setup.stations > STATIONS_DEFAULT {
         daemon.verb(&format!("net set br0 fdb-max={}", setup.stations))?;
     }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::{ADDRESSES, Setup, TapSwitch, VhostPeer, VhostSwitch, WEFT, kernel_bridge, ovs, tell, weft};
+use super::{
+    ADDRESSES, Setup, TapSwitch, VhostPeer, VhostSwitch, WEFT, WEFT_BUSY, kernel_bridge, ovs, tell, weft,
+};
 use crate::guard::{Job, Line, Netns};
 use crate::machine::{self, Program};
 
@@ -191,6 +193,8 @@ impl GuestSwitch {
 pub(crate) enum GuestPeer {
     /// Ours, by vhost-user.
     Weft,
+    /// The same with a forwarding thread that never sleeps, as Open vSwitch's.
+    WeftBusy,
     /// Open vSwitch with DPDK, by vhost-user. With its segmentation offload, version 3.1 drops TCP of guests that use it
     /// ("No TCP checksum support") at ports on which it listens.
     Ovs,
@@ -200,12 +204,14 @@ pub(crate) enum GuestPeer {
 
 impl GuestPeer {
     /// All, in the order in which they run in a round.
-    pub(crate) const ALL: [GuestPeer; 3] = [GuestPeer::Weft, GuestPeer::Ovs, GuestPeer::Bridge];
+    pub(crate) const ALL: [GuestPeer; 4] =
+        [GuestPeer::Weft, GuestPeer::WeftBusy, GuestPeer::Ovs, GuestPeer::Bridge];
 
     /// The name on the command line and in tables.
     pub(crate) fn name(self) -> &'static str {
         match self {
             GuestPeer::Weft => WEFT,
+            GuestPeer::WeftBusy => WEFT_BUSY,
             GuestPeer::Ovs => "ovs",
             GuestPeer::Bridge => "qemu-bridge",
         }
@@ -215,7 +221,7 @@ impl GuestPeer {
     pub(crate) fn programs(self) -> &'static [Program] {
         match self {
             GuestPeer::Ovs => &[machine::OVS],
-            GuestPeer::Weft | GuestPeer::Bridge => &[],
+            GuestPeer::Weft | GuestPeer::WeftBusy | GuestPeer::Bridge => &[],
         }
     }
 
@@ -226,6 +232,9 @@ impl GuestPeer {
     pub(crate) fn start(self, dir: &Path, cpu: usize) -> Result<GuestSwitch> {
         match self {
             GuestPeer::Weft => VhostPeer::Weft.start(&Setup::pair(dir, cpu)).map(GuestSwitch::Sockets),
+            GuestPeer::WeftBusy => {
+                VhostPeer::WeftBusy.start(&Setup::pair(dir, cpu)).map(GuestSwitch::Sockets)
+            }
             GuestPeer::Ovs => VhostPeer::Ovs.start(&Setup::pair(dir, cpu)).map(GuestSwitch::Sockets),
             GuestPeer::Bridge => {
                 let netns = Netns::new("switch")?;

@@ -168,7 +168,7 @@ fn takes(peer: VhostPeer, generator: Generator, load: &Load<'_>) -> bool {
     let segments = load.frames == Frames::Segments;
     let ends = matches!(load.frames, Frames::Fixed(64 | 1514) | Frames::Segments);
     match peer {
-        VhostPeer::Weft => true,
+        VhostPeer::Weft | VhostPeer::WeftBusy => true,
         // Without the setting it takes no segments; with it, it is slower with what is none.
         VhostPeer::Ovs => !segments,
         VhostPeer::OvsTso => segments,

@@ -61,7 +61,7 @@ impl Benchmark for Vm {
              them. They run where the scheduler puts them, with the switch on the same processors: what is measured is as much\n\
              what a switch leaves to the guests as what it carries. TCP is iperf3 from one guest to the other; a question is an\n\
              ICMP echo (busybox `ping -A`: the next one as soon as the last is answered). `weft`: two vhost-user ports, the\n\
-             worker on CPU {cpu}; `ovs`: Open vSwitch with DPDK, two vhost-user ports, its polling thread on CPU {cpu},\n\
+             worker on CPU {cpu}; `weft-busy`: the same with a worker that never sleeps (`--poll busy`); `ovs`: Open vSwitch with DPDK, two vhost-user ports, its polling thread on CPU {cpu},\n\
              without its segmentation offload, with which it drops these guests' TCP;\n\
              `qemu-bridge`: QEMU itself moves frames between the guest and a tap (`vhost=off`), the kernel's bridge between taps.",
             cpu = plan.switch_cpu
