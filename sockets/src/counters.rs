@@ -73,6 +73,8 @@ counters! {
     TcpRefused = "tcp_refused";
     /// One whose destination could not be reached.
     TcpUnreachable = "tcp_unreachable";
+    /// One that nobody answered for too long: nor was its guest.
+    TcpTimedOut = "tcp_timed_out";
     /// A connection that ended with both its streams.
     TcpClosed = "tcp_closed";
     /// One that its guest reset.

@@ -61,6 +61,8 @@ pub(crate) enum Refusal {
     Reset,
     /// The outside cannot be reached.
     Unreachable(Cause),
+    /// Nobody answered: nor is the guest answered, which waits by a clock of its own.
+    Silence,
     /// This host has no socket, descriptor or port left.
     Exhausted,
 }
@@ -72,9 +74,8 @@ impl Refusal {
             Errno::NETUNREACH | Errno::NETDOWN | Errno::AFNOSUPPORT | Errno::INVAL => {
                 Self::Unreachable(Cause::NetUnreachable)
             }
-            Errno::HOSTUNREACH | Errno::HOSTDOWN | Errno::TIMEDOUT => {
-                Self::Unreachable(Cause::HostUnreachable)
-            }
+            Errno::HOSTUNREACH | Errno::HOSTDOWN => Self::Unreachable(Cause::HostUnreachable),
+            Errno::TIMEDOUT => Self::Silence,
             Errno::ACCESS | Errno::PERM => Self::Unreachable(Cause::Prohibited),
             Errno::NOPROTOOPT => Self::Unreachable(Cause::ProtocolUnreachable),
             Errno::MFILE
@@ -84,6 +85,26 @@ impl Refusal {
             | Errno::ADDRNOTAVAIL
             | Errno::NOSPC => Self::Exhausted,
             _ => Self::Reset,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_says_is_told_as_what_it_is() {
+        for (error, told) in [
+            (Errno::CONNREFUSED, Refusal::Reset),
+            (Errno::CONNRESET, Refusal::Reset),
+            (Errno::TIMEDOUT, Refusal::Silence),
+            (Errno::HOSTUNREACH, Refusal::Unreachable(Cause::HostUnreachable)),
+            (Errno::NETUNREACH, Refusal::Unreachable(Cause::NetUnreachable)),
+            (Errno::PERM, Refusal::Unreachable(Cause::Prohibited)),
+            (Errno::MFILE, Refusal::Exhausted),
+        ] {
+            assert_eq!(Refusal::of(error), told, "{error}");
         }
     }
 }

@@ -32,7 +32,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::getsockname;
 use rustix::net::sockopt::socket_error;
-use switch_core::ip::{Cause, PROTO_TCP, Packet};
+use switch_core::ip::{PROTO_TCP, Packet};
 use switch_core::napt::{NatSession, Protocol};
 use switch_core::offload::Checksum;
 use switch_core::{Head, Instant, MacAddr};
@@ -377,10 +377,8 @@ impl Tcp {
         let Some(mut flow) = self.take(slot) else { return };
         match end {
             End::Reset => ctx.counters.add(Counter::TcpResetInside),
-            End::Unreachable => {
-                ctx.counters.add(Counter::TcpUnreachable);
-                flow.tell(ctx, Cause::HostUnreachable);
-            }
+            // The guest's next SYN asks again; it gives up when it wants to.
+            End::Unanswered => ctx.counters.add(Counter::TcpTimedOut),
             End::Gone => {
                 ctx.counters.add(Counter::TcpGuestGone);
                 ctx.send(whole(&flow.way, flow.ports(), &flow.machine.reset()));

@@ -196,6 +196,7 @@ fn refuse(
             ctx.counters.add(Counter::TcpUnreachable);
             tell(ctx, cause);
         }
+        Refusal::Silence => ctx.counters.add(Counter::TcpTimedOut),
     }
 }
 

@@ -92,7 +92,7 @@ pub(crate) enum End {
     /// The guest does not answer.
     Gone,
     /// The outside did not answer.
-    Unreachable,
+    Unanswered,
 }
 
 /// What a segment asks of the socket.
@@ -371,7 +371,7 @@ impl Machine {
         match self.phase {
             Phase::Closed => return None,
             Phase::Opening => {
-                return (now.since(self.stuck_since) >= OPENING).then_some(End::Unreachable);
+                return (now.since(self.stuck_since) >= OPENING).then_some(End::Unanswered);
             }
             Phase::Calling | Phase::Answered => {
                 if now.since(self.stuck_since) >= HANDSHAKE {

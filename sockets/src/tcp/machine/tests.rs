@@ -517,6 +517,17 @@ fn what_the_socket_does_not_take_is_asked_for_when_it_has_room() {
 }
 
 #[test]
+fn a_connection_that_nobody_accepts_ends_some_time_after_the_guests_first_word() {
+    let begun = Instant::from_nanos(1);
+    let syn = Segment { seq: Seq(100), flags: TcpFlags(SYN), window: 1000, ..Segment::default() };
+    let mut machine = Machine::asked(begun, &syn, Seq(500), CONFIG);
+    let end = machine.deadline().expect("it does not wait for ever");
+    assert_eq!(machine.timeout(begun + OPENING / 2), None);
+    assert_eq!(machine.timeout(end), Some(End::Unanswered));
+    assert_eq!(end, begun + OPENING);
+}
+
+#[test]
 fn a_closed_connection_is_remembered_for_a_while_and_gives_way() {
     let (mut machine, now) = open();
     machine.finish();
