@@ -268,8 +268,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Does what is due and hears the kernel.
-    fn look(&mut self, now: Instant) -> Result<(), Errno> {
+    /// Does what is due and hears the kernel; true if it may have more to say.
+    fn look(&mut self, now: Instant) -> Result<bool, Errno> {
         let mut events = [const { MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         let (events, _) = match epoll::wait(&self.epoll, &mut events[..], Some(&zero)) {
@@ -277,6 +277,7 @@ impl Engine {
             Err(Errno::INTR) => (&mut [][..], &mut [][..]),
             Err(error) => return Err(error),
         };
+        let more = events.len() == EVENTS;
         let due = self.next_timeout().is_some_and(|at| at <= now);
         let Self { settings, counters, outbox, errors, tcp, udp, echo, forwards, fragments, epoll, .. } =
             self;
@@ -299,7 +300,7 @@ impl Engine {
             forwards.timeout(ctx);
             fragments.timeout(ctx);
         }
-        Ok(())
+        Ok(more)
     }
 
     fn next_timeout(&self) -> Option<Instant> {
@@ -327,8 +328,8 @@ impl Engine {
 
     /// Asks to be woken; false if there is work already.
     pub(crate) fn arm(&mut self, now: Instant) -> Result<bool, Errno> {
-        self.look(now)?;
-        if self.has_work() {
+        // What the kernel has not said yet, it says to nobody who sleeps: it rings once for all of it.
+        if self.look(now)? || self.has_work() {
             return Ok(false);
         }
         let at = self.next_timeout();
