@@ -176,6 +176,36 @@ pub fn tcp(flow: &Flow, seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// A TCP segment over IPv4 with flags of the header's own order: FIN 1, SYN 2, RST 4, PSH 8, ACK 16; others are left out.
+#[must_use]
+pub fn tcp_flags(flow: &Flow, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let mut segment = PacketBuilder::ethernet2(flow.src_mac, flow.dst_mac).ipv4(flow.src, flow.dst, 64).tcp(
+        flow.src_port,
+        flow.dst_port,
+        seq,
+        65_535,
+    );
+    let has = |flag: u8| flags & flag != 0;
+    if has(1) {
+        segment = segment.fin();
+    }
+    if has(2) {
+        segment = segment.syn();
+    }
+    if has(4) {
+        segment = segment.rst();
+    }
+    if has(8) {
+        segment = segment.psh();
+    }
+    if has(16) {
+        segment = segment.ack(ack);
+    }
+    let mut frame = Vec::new();
+    segment.write_to_vec(&mut frame, payload).expect("a segment fits into a packet");
+    frame
+}
+
 /// An ICMP echo request over IPv4.
 #[must_use]
 pub fn icmp_echo_request(flow: &Flow, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {

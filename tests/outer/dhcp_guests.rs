@@ -14,10 +14,10 @@ event=$1$reason
 case $event in
   bound|renew) address=$ip/$mask;;
   BOUND|RENEW|REBIND|REBOOT) address=$new_ip_address/24;;
-  deconfig|RELEASE) ip address flush dev $interface;;
+  deconfig|RELEASE) ip -4 address flush dev $interface;;
 esac
 if [ "$address" ]; then
-  ip address flush dev $interface
+  ip -4 address flush dev $interface
   ip address add $address dev $interface
   ip route replace default via $router$new_routers dev $interface
 fi

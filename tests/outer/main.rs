@@ -18,6 +18,7 @@ mod lan;
 mod lifecycle;
 mod machine;
 mod nat;
+mod outside;
 mod refusals;
 mod relocate;
 mod restart;
@@ -25,7 +26,9 @@ mod routed;
 mod stream;
 mod testpmd;
 mod user;
+mod user_families;
 mod user_guests;
+mod user_limits;
 mod xen;
 
 use std::process::ExitCode;
@@ -57,6 +60,8 @@ fn main() -> ExitCode {
     internal::register(&mut suite);
     relocate::register(&mut suite);
     user::register(&mut suite);
+    user_families::register(&mut suite);
+    user_limits::register(&mut suite);
     user_guests::register(&mut suite);
     killed::register(&mut suite);
     suite.run()

@@ -38,6 +38,8 @@ pub(crate) fn register(suite: &mut Suite) {
     suite.add_ordinary("by_sockets_what_needs_a_privilege_says_so_to_an_ordinary_user", NEEDS, privileges);
     suite.add_ordinary("by_sockets_a_forward_leads_to_a_guest_until_it_is_deleted", NEEDS, forwards);
     suite.add_ordinary("by_sockets_guests_reach_what_the_operator_lets_them", NAMED, policy);
+    suite.add_ordinary("by_sockets_the_hosts_resolv_conf_is_followed_when_it_changes", NAMED, followed);
+    suite.add_ordinary("by_sockets_the_demo_runs_for_an_ordinary_user", NEEDS, demo);
     suite.add_ordinary("by_sockets_the_hosts_loopback_is_closed_unless_it_is_opened", NEEDS, loopback);
 }
 
@@ -59,8 +61,13 @@ impl Rig {
 
     /// The same on a host that is there.
     pub(crate) fn on(host: Netns, keys: &str) -> Result<Self> {
+        Self::with(host, keys, DaemonOptions::default())
+    }
+
+    /// The same with a daemon of these further options.
+    pub(crate) fn with(host: Netns, keys: &str, options: DaemonOptions) -> Result<Self> {
         let outside = Outside::beside(&host)?;
-        let daemon = DaemonOptions::default().netns(&host).unprivileged().start()?;
+        let daemon = options.netns(&host).unprivileged().start()?;
         has_no_privilege(&daemon)?;
         daemon.ok(&format!("{NET} {keys}"))?;
         Ok(Self { daemon, outside, host })
@@ -93,6 +100,13 @@ fn has_no_privilege(daemon: &Daemon) -> Result<()> {
     }
     ensure!(values("NoNewPrivs")? == ["1"], "it may get privileges: {status}");
     Ok(())
+}
+
+/// Kibibytes of the daemon's own memory: what it shares with guests is not counted.
+pub(crate) fn memory(rig: &Rig) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", rig.daemon.pid()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
 /// Answers datagrams with themselves, until it is dropped.
@@ -138,7 +152,7 @@ impl Drop for EchoServer {
 }
 
 /// Takes one TCP connection and says in the end what came of it, as guests expect; who connected.
-fn confirming(namespace: &Netns, address: &str) -> Result<JoinHandle<Result<SocketAddr>>> {
+pub(crate) fn confirming(namespace: &Netns, address: &str) -> Result<JoinHandle<Result<SocketAddr>>> {
     let (address, (ready, is_ready)) = (address.to_owned(), std::sync::mpsc::channel());
     let thread = namespace.spawn(move || {
         let listener = TcpListener::bind(&address).with_context(|| address.clone())?;
@@ -309,6 +323,45 @@ fn loopback() -> Result<()> {
     denied(&rig, 5)
 }
 
+fn followed() -> Result<()> {
+    let host = Netns::new("host")?;
+    let named = |server| format!("nameserver {server}\n");
+    host.set_resolver(&named(SERVERS[0]))?;
+    let rig = Rig::on(host, "")?;
+    let serve = |server: &str, answer| {
+        rig.outside.serve(server, &[&format!("--address=/where.example.net/{answer}")])
+    };
+    let _servers = [serve(SERVERS[0], "192.0.2.1")?, serve(SERVERS[1], "192.0.2.2")?];
+    let mut guest = rig.guest(1)?;
+    // A new name each time: what was said once is remembered.
+    let mut asked = 0;
+    let mut answered = |by: [u8; 4]| {
+        eventually("an answer of the server that the host has", LIMIT, || {
+            asked += 1;
+            let found = guest.resolve(GATEWAY, &format!("n{asked}.where.example.net"), LIMIT)?;
+            Ok(if found == [Ipv4Addr::from(by)] { Ok(()) } else { Err(format!("{found:?}")) })
+        })
+    };
+    answered([192, 0, 2, 1])?;
+    rig.host.set_resolver(&named(SERVERS[1]))?;
+    answered([192, 0, 2, 2])?;
+    rig.host.set_resolver(&named(SERVERS[0]))?;
+    answered([192, 0, 2, 1])
+}
+
+/// The demo is the user's own, too: it shows NAT by sockets, and a kernel's stack in a namespace that the user makes.
+fn demo() -> Result<()> {
+    let mut command = Command::new(harness::binary()?);
+    let output = process::run(command.args(["demo", "--json"]), Duration::from_secs(120))?;
+    let told: serde_json::Value =
+        serde_json::from_str(&output.stdout).with_context(|| format!("{output:?}"))?;
+    ensure!(output.code == 0 && told["pass"] == true, "{told:#}");
+    let steps = told["steps"].as_array().context("no steps")?;
+    let left_out: Vec<_> = steps.iter().filter(|step| step.get("left_out").is_some()).collect();
+    ensure!(steps.len() > 5 && left_out.is_empty(), "{left_out:?} of {} steps", steps.len());
+    Ok(())
+}
+
 fn denied(rig: &Rig, count: u64) -> Result<()> {
     eventually("what is closed counted", LIMIT, || {
         let show = rig.daemon.json("net show n")?;
@@ -344,7 +397,7 @@ fn policy() -> Result<()> {
 }
 
 /// Sends a stream to a port of the host's, and is told by the guest that it is whole.
-fn upload(namespace: &Netns, to: &str, len: u64) -> Result<JoinHandle<Result<SocketAddr>>> {
+pub(crate) fn upload(namespace: &Netns, to: &str, len: u64) -> Result<JoinHandle<Result<SocketAddr>>> {
     let to = to.to_owned();
     namespace.spawn(move || {
         let mut stream = TcpStream::connect(&to).with_context(|| to.clone())?;
@@ -364,10 +417,10 @@ fn upload(namespace: &Netns, to: &str, len: u64) -> Result<JoinHandle<Result<Soc
 }
 
 /// Sends a datagram to a port of the host's and expects it back; the client's own address.
-fn asks(namespace: &Netns, to: &str) -> Result<JoinHandle<Result<SocketAddr>>> {
+pub(crate) fn asks(namespace: &Netns, to: &str) -> Result<JoinHandle<Result<SocketAddr>>> {
     let to = to.to_owned();
     namespace.spawn(move || {
-        let client = UdpSocket::bind("0.0.0.0:0")?;
+        let client = UdpSocket::bind(if to.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
         client.set_read_timeout(Some(LIMIT))?;
         client.connect(&to)?;
         client.send(b"by a forward")?;
@@ -378,7 +431,7 @@ fn asks(namespace: &Netns, to: &str) -> Result<JoinHandle<Result<SocketAddr>>> {
     })
 }
 
-fn joined<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
+pub(crate) fn joined<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
     thread.join().ok().context("a client panicked")?
 }
 

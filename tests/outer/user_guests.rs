@@ -4,24 +4,34 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Guest, GuestOptions, Need, Program, Suite, conservation, eventually, process};
+use harness::{Guest, GuestOptions, Need, Program, Suite, conservation, eventually};
 
 use crate::dhcp_guests::{SCRIPT, UDHCPC, await_told};
 use crate::dns_outside::SERVERS;
 use crate::lan::LIMIT;
+use crate::outside::{answering, gathering, giving, sent_whole, taken_whole};
 use crate::stream::stream;
-use crate::user::Rig;
+use crate::user::{Rig, confirming, joined, memory};
+use crate::user_families::{self, HOST, OUTSIDE, WORDS};
 
-const NEEDS: &[Need] = &[Need::Namespaces, Need::Dnsmasq, Need::Udhcpc, Need::Guests];
+const NEEDS: &[Need] = &[Need::Namespaces, Need::Dnsmasq, Need::Udhcpc, Need::Guests, Need::Program("nft")];
 
 /// What a transfer may take on a machine that does other things too: under emulation a guest hashes some 50 MB a second.
 const TRANSFER: Duration = Duration::from_secs(240);
+const GIGABYTE: u64 = 1 << 30;
+/// Connections that are open all at once, and one after the other.
+const AT_ONCE: usize = 1000;
+const SHORT: usize = 10_000;
 /// Bytes that the daemon may have more after a gigabyte than before: it stores none of it.
 const GROWTH_KIB: u64 = 16 * 1024;
 
 pub(crate) fn register(suite: &mut Suite) {
     suite.add_ordinary("by_sockets_linux_guests_on_vhost_user_and_stream_have_the_outside", NEEDS, outside);
-    suite.add_ordinary("by_sockets_a_linux_guest_moves_a_gigabyte_whole", NEEDS, gigabyte);
+    suite.add_ordinary(
+        "by_sockets_a_linux_guest_moves_gigabytes_and_thousands_of_connections",
+        NEEDS,
+        gigabyte,
+    );
 }
 
 /// Boots a guest on a port that there is.
@@ -53,16 +63,18 @@ fn told(guest: &mut Guest, script: &str, wanted: &str) -> Result<()> {
 }
 
 fn outside() -> Result<()> {
-    let rig = Rig::new("domain=lab.test dns-servers=10.99.0.2")?;
+    let rig = Rig::new(&format!("domain=lab.test dns-servers=10.99.0.2 {WORDS}"))?;
+    user_families::enable(&rig)?;
     let namespace = &rig.outside.namespace;
-    let _names = rig.outside.serve(SERVERS[0], &[])?;
+    let _names = rig.outside.serve(SERVERS[0], &[&format!("--listen-address={OUTSIDE}")])?;
     let nc = |port: &str, what: &[&str]| {
         let args = [&["nc", "-ll", "-p", port, "-e"], what].concat();
         Program::start(namespace, "busybox", &args)
     };
     let _words = nc("4008", &["echo", "from the outside"])?;
     let _count = nc("4009", &["wc", "-c"])?;
-    listening(&rig, 3)?;
+    // Two of them are of the name server.
+    listening(&rig, 4)?;
     let socket = rig.daemon.path("s1");
     rig.daemon.ok(&format!("port add n s1 stream:{}", socket.display()))?;
     let mut a = vhost_user(&rig, 1)?;
@@ -78,51 +90,105 @@ fn outside() -> Result<()> {
         told(guest, "nc -w 20 10.99.0.2 4999 </dev/null", "refused")?;
         // A neighbour of the host's that does not exist: the kernel says so in some 3 s.
         told(guest, "nc -w 20 10.99.0.77 4008 </dev/null", "No route to host")?;
+        by_ipv6(guest).with_context(|| format!("{name}, by IPv6"))?;
     }
     told(&mut b, "nslookup alpha.lab.test", "10.9.0.")?;
     conservation(&rig.daemon)?;
     Ok(())
 }
 
-/// Kibibytes of the daemon's own memory: what it shares with guests is not counted.
-fn memory(rig: &Rig) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", rig.daemon.pid()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
-    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+/// The same with an address that the guest has made of what it was advertised.
+fn by_ipv6(guest: &mut Guest) -> Result<()> {
+    eventually("an address by advertisement", LIMIT, || {
+        let told = guest.run("ip -6 address show dev eth0 scope global; ip -6 route")?;
+        let has =
+            told.contains("inet6 fd00:9::") && !told.contains("tentative") && told.contains("default via");
+        Ok(if has { Ok(()) } else { Err(told) })
+    })?;
+    guest.run(&format!("ping -6 -c 3 -i 0.2 -W 5 {OUTSIDE} && ping -6 -c 1 -s 1452 -W 5 {OUTSIDE}"))?;
+    for server in ["fd00:9::1", OUTSIDE] {
+        told(guest, &format!("nslookup -type=aaaa www.example.net {server}"), "2001:db8::80")?;
+    }
+    told(guest, &format!("nc -w 10 {OUTSIDE} 4008 </dev/null"), "from the outside")?;
+    told(guest, &format!("head -c 1000000 /dev/zero | nc -w 10 {OUTSIDE} 4009"), "1000000")?;
+    told(guest, &format!("nc -w 20 {HOST} 4999 </dev/null"), "refused")?;
+    told(guest, "nc -w 20 fd99::77 4008 </dev/null", "No route to host")
 }
 
 fn gigabyte() -> Result<()> {
     let rig = Rig::new("")?;
     let namespace = &rig.outside.namespace;
-    let dir = tempfile::tempdir()?;
-    let blob = dir.path().join("blob").display().to_string();
-    let sum = process::sh(&format!("head -c 1G /dev/urandom >{blob}; md5sum <{blob}"))?;
-    let serve = |port, what: &[&str]| {
-        Program::start(namespace, "busybox", &[&["nc", "-ll", "-p", port, "-e"], what].concat())
-    };
-    let (_down, _up) = (serve("8000", &["cat", &blob])?, serve("8001", &["md5sum"])?);
-    listening(&rig, 2)?;
+    let down = giving(namespace, "10.99.0.2:8000", 1, GIGABYTE)?;
+    let up = confirming(namespace, "10.99.0.2:8001")?;
     let mut guest = vhost_user(&rig, 1)?;
     join(&mut guest, "alpha")?;
     let before = memory(&rig)?;
     // Both ways at once, and a reader that begins late: what it does not take waits in the kernel. The answer to what the
     // guest sends comes after the end of that.
-    guest.run(
-        "dd if=/dev/urandom of=/tmp/blob bs=1M count=16 2>/dev/null
-         content() { for i in $(seq 8); do echo $i; cat /tmp/blob; done; }
-         (nc -w 30 10.99.0.2 8000 </dev/null | (sleep 3; md5sum) >/tmp/down.part
-          mv /tmp/down.part /tmp/down) >/dev/null 2>&1 &
-         (content | nc -w 30 10.99.0.2 8001 >/tmp/up.part; mv /tmp/up.part /tmp/up) >/dev/null 2>&1 &
-         (content | md5sum >/tmp/sent.part; mv /tmp/sent.part /tmp/sent) >/dev/null 2>&1 &",
-    )?;
-    let [got, taken, sent] = ["/tmp/down", "/tmp/up", "/tmp/sent"].map(|file| await_within(&mut guest, file));
-    let (got, taken, sent) = (got?, taken?, sent?);
-    ensure!(got.trim() == sum.trim(), "a gigabyte hashes to {got}, and {sum} was sent");
-    ensure!(taken.trim() == sent.trim(), "what the guest sent hashes to {taken}, and {sent} was sent");
+    begin(&mut guest, "down", "load take 10.99.0.2 8000 2")?;
+    begin(&mut guest, "up", &format!("load send 10.99.0.2 8001 {GIGABYTE} 2"))?;
+    let [got, taken] = ["down", "up"].map(|name| end(&mut guest, name));
+    let (got, taken) = (got?, taken?);
+    ensure!(got == taken_whole(1, GIGABYTE), "the guest says of a gigabyte that it took: {got}");
+    ensure!(taken == sent_whole(2, GIGABYTE), "the server says of a gigabyte that the guest sent: {taken}");
+    joined(down)?;
+    joined(up)?;
     let after = memory(&rig)?;
     ensure!(after < before + GROWTH_KIB, "the daemon had {before} KiB, and has {after} KiB");
+    many(&rig, &mut guest)?;
+    unanswered(&rig, &mut guest)?;
     conservation(&rig.daemon)?;
     Ok(())
+}
+
+/// Connections all at once, and one after the other.
+fn many(rig: &Rig, guest: &mut Guest) -> Result<()> {
+    let namespace = &rig.outside.namespace;
+    let before = rig.daemon.holdings()?;
+    let server = gathering(namespace, "10.99.0.2:8002", AT_ONCE)?;
+    let told = guest.run(&format!("load hold 10.99.0.2 8002 {AT_ONCE}"))?;
+    ensure!(told.starts_with(&format!("{AT_ONCE} answered")), "of {AT_ONCE} at once: {told}");
+    joined(server)?;
+    let server = answering(namespace, "10.99.0.2:8003", SHORT)?;
+    begin(guest, "short", &format!("load short 10.99.0.2 8003 {SHORT} 32"))?;
+    let told = end(guest, "short")?;
+    ensure!(told.starts_with(&format!("{SHORT} answered")), "of {SHORT}, one after the other: {told}");
+    joined(server)?;
+    print!("{SHORT} connections, {told}; ");
+    eventually("their descriptors given back", LIMIT, || {
+        let holdings = rig.daemon.holdings()?;
+        Ok(if holdings == before { Ok(()) } else { Err(format!("{before:?}, and now {holdings:?}")) })
+    })
+}
+
+/// A server that leaves SYNs alone is one that does not answer: the guest's clock ends it, though this host's ended before.
+fn unanswered(rig: &Rig, guest: &mut Guest) -> Result<()> {
+    rig.outside.namespace.run(
+        "nft add table inet t
+         nft add chain inet t input '{ type filter hook input priority 0; }'
+         nft add rule inet t input tcp dport 8004 drop
+         nft add rule inet t input tcp dport 8005 reject with icmp type admin-prohibited",
+    )?;
+    rig.host.run("echo 1 >/proc/sys/net/ipv4/tcp_syn_retries")?;
+    let told = guest.run("load connect 10.99.0.2 8004 2")?;
+    ensure!(told.trim() == "ETIMEDOUT", "of one that does not answer: {told}");
+    let told = guest.run("load connect 10.99.0.2 8005 2")?;
+    ensure!(told.trim() == "EHOSTUNREACH", "of one that a firewall forbids: {told}");
+    let show = rig.daemon.json("net show n")?;
+    let counted = &show["resolved"]["counters"];
+    ensure!(counted["tcp_timed_out"].as_u64() >= Some(1), "{counted}");
+    Ok(())
+}
+
+/// Starts something in the guest that takes its time.
+fn begin(guest: &mut Guest, name: &str, script: &str) -> Result<()> {
+    let at = format!("/tmp/{name}");
+    guest.run(&format!("({script} >{at}.part; mv {at}.part {at}) >/dev/null 2>&1 &")).map(drop)
+}
+
+/// What it says at its end.
+fn end(guest: &mut Guest, name: &str) -> Result<String> {
+    Ok(await_within(guest, &format!("/tmp/{name}"))?.trim().to_string())
 }
 
 /// What a file in the guest says, once it is there.

@@ -28,6 +28,7 @@ pub struct DaemonOptions {
     env: Vec<(String, String)>,
     unprivileged: bool,
     in_home: bool,
+    files: Option<usize>,
 }
 
 /// Whom an unprivileged daemon runs as: `nobody`.
@@ -49,6 +50,12 @@ impl DaemonOptions {
     /// As an ordinary user, without a capability.
     pub fn unprivileged(mut self) -> Self {
         self.unprivileged = true;
+        self
+    }
+
+    /// With so many file descriptors at the most.
+    pub fn files(mut self, most: usize) -> Self {
+        self.files = Some(most);
         self
     }
 
@@ -139,6 +146,9 @@ fn spawn(dir: &Path, options: &DaemonOptions) -> Result<Child> {
         );
     }
     words.extend(ordinary::words());
+    if let Some(most) = options.files {
+        words.extend(["prlimit".to_string(), format!("--nofile={most}:{most}")].map(Into::into));
+    }
     words.push(weft.into());
     let (program, args) = words.split_first().context("no program")?;
     let mut command = Command::new(program);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{Need, logs, ordinary, sweep};
 
@@ -75,6 +76,7 @@ impl Suite {
             eprintln!("the tests cannot run: {error:#}");
             return ExitCode::FAILURE;
         }
+        raise_files();
         let mut args = Arguments::from_args();
         // The tests share the machine's CPUs and count what the daemon does with them.
         args.test_threads = Some(1);
@@ -95,6 +97,13 @@ impl Suite {
             .collect();
         libtest_mimic::run(&args, trials).exit_code()
     }
+}
+
+/// Lets this process have as many descriptors as it may: servers of tests have a thousand connections. If it may not,
+/// those tests say so.
+fn raise_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Runs a test, and says on its line how long it took.
