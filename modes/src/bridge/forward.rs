@@ -1,19 +1,18 @@
 //! One worker's view of a bridge: the fast path. It decides from the worker's cache; what the cache cannot
 //! answer takes the table's mutex, which is then kept to the end of the burst.
 
-use std::hint::black_box;
 use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 
 use switch_core::drop::DropReason;
 use switch_core::fdb::{Found, Key, Learned, Table};
 use switch_core::head::Head;
-use switch_core::ids::{PortId, Vid};
+use switch_core::ids::{Id, PortId, Vid};
 use switch_core::mode::Forwarder;
 use switch_core::time::Instant;
 use switch_core::verdict::{BURST, Verdict, Verdicts};
 
 use super::Bridge;
-use super::cache::{Answer, Cache, Tick};
+use super::cache::Cache;
 use super::epochs::Epochs;
 
 /// A worker's view of a bridge.
@@ -21,6 +20,10 @@ use super::epochs::Epochs;
 pub(crate) struct BridgeForwarder {
     bridge: Arc<Bridge>,
     cache: Cache,
+    /// Ports, by their index modulo 64, whose frames did not come in trains in the last burst.
+    mixed: u64,
+    /// Room for a burst's destinations and sources.
+    stations: Box<[[Station; 2]; BURST]>,
     /// Frames that the cache could not decide.
     #[cfg(test)]
     pub(super) slow: u64,
@@ -32,7 +35,6 @@ struct Burst<'a> {
     cache: &'a mut Cache,
     ingress: PortId,
     now: Instant,
-    tick: Tick,
     /// The table, once a frame of this burst needed it.
     table: Option<MutexGuard<'a, Table<Arc<Epochs>>>>,
     /// Another worker has the table: stations that are only to be refreshed are left for a later burst.
@@ -44,6 +46,8 @@ struct Burst<'a> {
     last_source: Option<Key>,
     /// Where the frame before went.
     last_destination: Option<(Key, Verdict)>,
+    /// Frames that were not like the one before.
+    changes: usize,
     #[cfg(test)]
     slow: u64,
 }
@@ -53,6 +57,8 @@ impl BridgeForwarder {
         Self {
             bridge,
             cache: Cache::new(),
+            mixed: 0,
+            stations: Box::new([[Station::default(); 2]; BURST]),
             #[cfg(test)]
             slow: 0,
         }
@@ -69,20 +75,30 @@ impl Forwarder for BridgeForwarder {
             cache: &mut self.cache,
             ingress,
             now,
-            tick: Tick::of(now),
             table: None,
             busy: false,
             last: None,
             last_source: None,
             last_destination: None,
+            changes: 0,
             #[cfg(test)]
             slow: 0,
         };
-        if burst.cache.is_large() {
-            burst.touch(heads);
+        burst.cache.begin(now);
+        // Ports are mixed apart, as far as the bits reach.
+        let bit = 1 << (ingress.index() % 64);
+        let frames = heads.len();
+        if self.mixed & bit != 0 {
+            burst.decide_mixed(heads, out.as_mut_slice(), &mut self.stations);
+        } else {
+            for (head, verdict) in heads.iter().zip(out.as_mut_slice()) {
+                *verdict = burst.decide(head);
+            }
         }
-        for (head, verdict) in heads.iter().zip(out.as_mut_slice()) {
-            *verdict = burst.decide(head);
+        if burst.changes * TRAIN < frames {
+            self.mixed &= !bit;
+        } else {
+            self.mixed |= bit;
         }
         #[cfg(test)]
         {
@@ -94,47 +110,88 @@ impl Forwarder for BridgeForwarder {
 /// A frame's first twelve bytes: the addresses of both stations.
 type Addresses = [u8; 12];
 
+/// A frame's destination or source.
+#[derive(Clone, Copy, Debug, Default)]
+struct Station {
+    key: Key,
+    hash: u64,
+}
+
+/// Frames come in trains while fewer than one in so many is not like the one before.
+const TRAIN: usize = 8;
+
 /// The group bit of an address as a number.
 const GROUP: u64 = 1 << 40;
 /// The reserved addresses, without their last four bits.
 const RESERVED: u64 = 0x0180_c200_0000;
 
-/// Destination and source as numbers.
+/// Destination and source as numbers: two words that overlap, without a branch or a call.
 #[inline(always)]
-fn macs(addresses: &Addresses) -> [u64; 2] {
+fn macs(addresses: &Addresses) -> (u64, u64) {
     let &[d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = addresses;
-    [[d0, d1, d2, d3, d4, d5], [s0, s1, s2, s3, s4, s5]]
-        .map(|[a, b, c, d, e, f]| u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    let destination = u64::from_be_bytes([d0, d1, d2, d3, d4, d5, s0, s1]) >> 16;
+    let source = u64::from_be_bytes([d4, d5, s0, s1, s2, s3, s4, s5]) & (u64::MAX >> 16);
+    (destination, source)
 }
 
 impl Burst<'_> {
-    /// Has the cache's lines for all frames fetched at the same time. First the hashes of all, then the reads, with
-    /// nothing between them that waits for one.
+    /// Decides frames of which each is of other stations.
+    ///
+    /// First the cache's lines for all of them are asked for, so that the processor fetches them at the same time. Then
+    /// each is decided by what is there, without a branch that depends on which station it is.
     #[inline(never)]
-    fn touch(&self, heads: &[Head]) {
-        let mut hashes = [0; 2 * BURST];
-        let mut n = 0;
-        let mut last = [0; 2];
-        for head in heads {
-            let Some(addresses) = head.bytes().first_chunk::<12>() else { continue };
-            let macs = macs(addresses);
-            for (mac, last) in macs.into_iter().zip(&mut last) {
-                // A frame that is like the one before needs nothing.
-                if mac != *last
-                    && let Some(hash) = hashes.get_mut(n)
-                {
-                    *hash = self.bridge.epochs.hash(Key::from_u64(mac, head.vlan));
-                    *last = mac;
-                    n += 1;
-                }
-            }
+    fn decide_mixed(
+        &mut self,
+        heads: &[Head],
+        verdicts: &mut [Verdict],
+        stations: &mut [[Station; 2]; BURST],
+    ) {
+        let mut changes = 0;
+        let mut last = (0, 0);
+        for (head, stations) in heads.iter().zip(stations.iter_mut()) {
+            // A checked frame has both; a shorter one is found out below.
+            let macs = head.bytes().first_chunk::<12>().map_or((0, 0), macs);
+            changes += usize::from(macs != last);
+            last = macs;
+            *stations = [self.station(macs.0, head.vlan), self.station(macs.1, head.vlan)];
         }
-        let sum = hashes[..n].iter().fold(0, |sum, &hash| sum ^ self.cache.touch(hash));
-        // The reads are what is wanted, not what was read.
-        black_box(sum);
+        for ((head, verdict), stations) in heads.iter().zip(verdicts).zip(stations.iter()) {
+            *verdict = match self.known(stations) {
+                Some(port) => self.to(port),
+                // Anything else: a station that is to be learned or not known, a group, what is to be dropped.
+                None => match head.bytes().first_chunk::<12>() {
+                    Some(addresses) => self.decide_anew(addresses, head.vlan),
+                    None => Verdict::Drop(DropReason::Runt),
+                },
+            };
+        }
+        self.changes = changes;
     }
 
-    #[inline]
+    /// A station, and its line of the cache on its way.
+    #[inline(always)]
+    fn station(&self, mac: u64, vlan: Option<Vid>) -> Station {
+        let key = Key::from_u64(mac, vlan);
+        let hash = self.bridge.epochs.hash(key);
+        self.cache.prefetch(hash);
+        Station { key, hash }
+    }
+
+    /// The port of a frame's destination, if the cache knows it and there is nothing to be done for the source. It knows
+    /// stations only, so neither address is a group's or reserved.
+    #[inline(always)]
+    fn known(&self, [destination, source]: &[Station; 2]) -> Option<PortId> {
+        let from = self.cache.get(source.hash, source.key)?;
+        let port = self.cache.port(from, self.bridge.epochs.current(source.hash));
+        if (port != Some(self.ingress)) | !self.cache.is_fresh(from) {
+            return None;
+        }
+        let to = self.cache.get(destination.hash, destination.key)?;
+        self.cache.port(to, self.bridge.epochs.current(destination.hash))
+    }
+
+    /// Decides a frame of a train.
+    #[inline(always)]
     fn decide(&mut self, head: &Head) -> Verdict {
         // A checked frame has both addresses; they are read as two words of which a part is the address.
         let Some(addresses) = head.bytes().first_chunk::<12>() else {
@@ -152,7 +209,7 @@ impl Burst<'_> {
     /// Decides a frame that is not like the one before. Apart, so that trains run through little code.
     #[inline(never)]
     fn decide_anew(&mut self, addresses: &Addresses, vlan: Option<Vid>) -> Verdict {
-        let [destination, source] = macs(addresses);
+        let (destination, source) = macs(addresses);
         if destination & !0xf == RESERVED {
             return Verdict::Drop(DropReason::ReservedAddress);
         }
@@ -166,6 +223,8 @@ impl Burst<'_> {
         if destination & GROUP != 0 {
             return Verdict::Flood;
         }
+        // What goes to all, or nowhere, is not counted: there is no look-up that preparing could hasten.
+        self.changes += 1;
         let destination = Key::from_u64(destination, vlan);
         let verdict = match self.last_destination {
             Some((last, verdict)) if last == destination => verdict,
@@ -184,12 +243,13 @@ impl Burst<'_> {
         let hash = self.bridge.epochs.hash(key);
         let known = match self.cache.get(hash, key) {
             Some(answer) => {
-                let port = answer.port(self.tick, self.bridge.epochs.current(hash));
-                if port.is_some() && answer.is_settled(self.tick, self.ingress) {
+                let port = self.cache.port(answer, self.bridge.epochs.current(hash));
+                let is_here = port == Some(self.ingress);
+                if (is_here && self.cache.is_fresh(answer)) || (port.is_some() && Cache::is_static(answer)) {
                     self.last_source = Some(key);
                     return;
                 }
-                port == Some(self.ingress)
+                is_here
             }
             None => false,
         };
@@ -203,7 +263,7 @@ impl Burst<'_> {
         let cached = self
             .cache
             .get(hash, key)
-            .and_then(|answer| answer.port(self.tick, self.bridge.epochs.current(hash)));
+            .and_then(|answer| self.cache.port(answer, self.bridge.epochs.current(hash)));
         let verdict = match cached {
             Some(port) => self.to(port),
             None => match self.find(hash, key) {
@@ -276,10 +336,8 @@ impl Burst<'_> {
 
     /// Caches what the table just said. The table is still held, so nothing has changed since.
     fn keep(&mut self, hash: u64, key: Key, found: Found) {
-        let ageing = self.table().ageing();
+        let of_table = (self.table().ageing(), self.table().len());
         let epoch = self.bridge.epochs.current(hash);
-        let stations = self.table().len();
-        self.cache.make_room(stations);
-        self.cache.put(hash, Answer::new(key, found, ageing, stations, epoch), self.tick);
+        self.cache.put(hash, key, found, epoch, of_table);
     }
 }

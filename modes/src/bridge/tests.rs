@@ -161,6 +161,58 @@ fn a_full_burst_is_decided_in_its_order() {
 }
 
 #[test]
+fn mixed_frames_are_decided_as_those_that_come_in_trains() {
+    // The same frames, as whole bursts, where each is not like the one before, and one by one after a train each.
+    let frames = || {
+        let stations = [1, 2, 3, 4, 900].map(station);
+        let addresses = stations.into_iter().chain([BROADCAST, 0, 0x0180_c200_0000, 0x0300_0000_0001]);
+        let addresses: Vec<u64> = addresses.collect();
+        let pairs = addresses.iter().flat_map(|&to| addresses.iter().map(move |&from| (to, from)));
+        pairs.collect::<Vec<_>>()
+    };
+    let (mut mixed, mut trains) = (Rig::new(), Rig::new());
+    for rig in [&mut mixed, &mut trains] {
+        for (n, port) in [(1, 0), (2, 1), (3, 2), (4, 0)] {
+            rig.send(at(0), port, BROADCAST, station(n));
+        }
+        rig.bridge.add_static(mac(station(4)), None, rig.ports[3]).unwrap();
+    }
+    for round in 0..4 {
+        let pairs = frames();
+        let mut by_burst = Vec::new();
+        for pairs in pairs.chunks(BURST) {
+            let heads = pairs.iter().map(|&(to, from)| frame(to, from, None)).collect();
+            by_burst.extend(mixed.burst(at(round), 0, heads));
+        }
+        for (&(to, from), got) in pairs.iter().zip(by_burst) {
+            let want = trains.burst(at(round), 0, vec![frame(to, from, None); BURST]);
+            assert_eq!(got, want[0], "round {round}: {from:x} to {to:x}");
+        }
+    }
+}
+
+#[test]
+fn a_worker_with_mixed_frames_takes_the_table_no_more_often() {
+    let mut rig = Rig::new();
+    for n in 0..64 {
+        rig.send(at(0), (n % 2) as usize, BROADCAST, station(n));
+    }
+    let burst = |rig: &mut Rig, port: u64| {
+        let heads = (0..32).map(|n| frame(station(2 * n + 1 - port), station(2 * n + port), None)).collect();
+        rig.burst(at(0), port as usize, heads)
+    };
+    for port in [0, 1, 0, 1] {
+        burst(&mut rig, port);
+    }
+    rig.forwarder.slow = 0;
+    for _ in 0..10 {
+        assert_eq!(burst(&mut rig, 0), vec![rig.to(1); 32]);
+        assert_eq!(burst(&mut rig, 1), vec![rig.to(0); 32]);
+    }
+    assert_eq!(rig.forwarder.slow, 0);
+}
+
+#[test]
 fn vlans_are_learned_apart_and_vid_0_is_untagged() {
     let mut rig = Rig::new();
     let (a, b) = (station(1), station(2));
@@ -482,7 +534,10 @@ enum Op {
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let (station, port) = (1..9_u64, 0..4_usize);
+    // Mixed, and in trains of one burst.
     let frames = proptest::collection::vec((station.clone(), station.clone()), 1..8);
+    let train = (station.clone(), station.clone(), 9..=BURST).prop_map(|(to, from, n)| vec![(to, from); n]);
+    let frames = prop_oneof![3 => frames, 1 => train];
     let op = prop_oneof![
         24 => (0..3_usize, port.clone(), frames)
             .prop_map(|(worker, port, frames)| Op::Burst { worker, port, frames }),
