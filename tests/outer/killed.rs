@@ -23,6 +23,8 @@ pub(crate) fn register(suite: &mut Suite) {
 }
 
 fn waits() -> Result<()> {
+    // One that no namespace tells of.
+    let _outside = Daemon::start()?;
     let namespace = Netns::new("victim")?;
     let _daemon = Daemon::start_in(&namespace)?;
     // One that its parent's end does not end: it is of another process group, and its parent is not the suite.
@@ -45,7 +47,9 @@ fn killed() -> Result<()> {
             // The daemon, the shell and what that started.
             Ok(if told.lines().count() == 3 { Ok(()) } else { Err(told) })
         })?;
-        let pids = told()?;
+        let id = suite.id();
+        let pids = told()? + &process::sh(&format!("cat /proc/{id}/task/{id}/children"))?;
+        ensure!(pids.split_whitespace().count() >= 6, "the other daemon and the watcher, too: {pids}");
         let files = std::env::temp_dir().join(format!("weft-run-{}", suite.id()));
         ensure!(files.is_dir(), "no {}", files.display());
         let pid = Pid::from_raw(suite.id().cast_signed()).context("a process id of zero")?;
