@@ -139,7 +139,7 @@ fn forwards() {
     shell.weft("forward add virbr0 tcp 8080 192.168.122.10:80").failed(1, "port 8080 is listened on");
     shell.weft("forward add --may-exist virbr0 tcp :8080 192.168.122.10:80").ok();
     shell.weft("forward add virbr0 tcp 8000-8100 192.168.122.10").failed(1, "port 8080 is listened on");
-    shell.weft("forward add virbr0 tcp 443,80 192.168.122.10").ok();
+    shell.weft("forward add virbr0 tcp 443,80 192.168.122.10 source=keep").ok();
     shell.weft("forward add virbr0 udp 5000-5009 192.168.122.11:6000-6009").ok();
     shell
         .weft("forward add virbr0 udp 5010-5019 192.168.122.11:6000")
@@ -149,13 +149,18 @@ fn forwards() {
     shell
         .weft("forward add rt tcp 1 10.0.0.1:1")
         .failed(1, "network rt is a routed network: it has no port forwards");
+    shell
+        .weft("forward add virbr0 tcp 1 192.168.122.10:1 source=drop")
+        .failed(1, "source='drop' is not source=keep");
+    shell.weft("forward add virbr0 tcp 1 192.168.122.10:1 from=keep").failed(1, "only source= is");
+    let row = |proto: &str, listen: &str, target: &str, source: &str| json!({ "network": "virbr0", "proto": proto, "listen": listen, "target": target, "source": source });
     let list = shell.weft("--json forward list virbr0").json();
     assert_eq!(
         list,
         json!([
-            { "network": "virbr0", "proto": "tcp", "listen": "8080", "target": "192.168.122.10:80" },
-            { "network": "virbr0", "proto": "tcp", "listen": "80,443", "target": "192.168.122.10:80,443" },
-            { "network": "virbr0", "proto": "udp", "listen": "5000-5009", "target": "192.168.122.11:6000-6009" },
+            row("tcp", "8080", "192.168.122.10:80", "gateway"),
+            row("tcp", "80,443", "192.168.122.10:80,443", "keep"),
+            row("udp", "5000-5009", "192.168.122.11:6000-6009", "gateway"),
         ])
     );
     // What a list prints is what deletes it.

@@ -59,6 +59,8 @@ counters! {
     SendFailed = "send_failed";
     /// A connection or datagram for a guest that did not say where it is, or for which too many waited.
     NoGuest = "no_guest";
+    /// A client of a forward that keeps clients' addresses, which its guest sees as the gateway all the same.
+    SourceReplaced = "source_replaced";
     /// A datagram from somebody to whom the guest has not sent.
     Filtered = "filtered";
     /// No more frames may wait to go into the network.

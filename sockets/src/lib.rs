@@ -44,7 +44,7 @@ mod turns;
 mod udp;
 
 pub use counters::{Counter, Counters};
-pub use forwards::ListenError;
+pub use forwards::{ListenError, Source};
 pub use limits::Limits;
 pub use policy::{Policy, Protocol, Rule, Target};
 pub use port::{Control, SocketsRx, SocketsTx, open};

@@ -24,7 +24,7 @@ use crate::counters::Counters;
 use crate::echo;
 use crate::engine::Engine;
 use crate::fill::Fill;
-use crate::forwards::{self, ListenError};
+use crate::forwards::{self, ListenError, Source};
 use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::tcp::{Inbound, NotBegun};
@@ -96,17 +96,17 @@ impl Control {
         self.shared.lock().accept(now, socket, inbound)
     }
 
-    /// Listens for a guest: who connects or sends to the forward's ports comes to its target, as the gateway. A forward of no
+    /// Listens for a guest: who connects or sends to the forward's ports comes to its target, as `source`. A forward of no
     /// address listens on all of the target's family. It holds when this returns.
     ///
     /// # Errors
     /// Why one of its ports cannot be had. Nothing listens then.
-    pub fn add_forward(&self, forward: &Forward) -> Result<(), ListenError> {
+    pub fn add_forward(&self, forward: &Forward, source: Source) -> Result<(), ListenError> {
         let most = self.shared.lock().settings().limits.listeners;
         if u32::from(forward.count) > most {
             return Err(ListenError::TooMany { wanted: forward.count.into(), most });
         }
-        let listeners = forwards::open(forward)?;
+        let listeners = forwards::open(forward, source)?;
         let now = self.shared.now();
         self.shared.lock().add_forward(now, forward.clone(), listeners)
     }

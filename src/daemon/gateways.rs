@@ -462,8 +462,9 @@ pub(super) fn forward_add(host: &Host, spec: &ForwardSpec, may_exist: bool) -> R
     }
     if let Some(sockets) = &network.sockets {
         let parts: Vec<_> = spec.parts().collect();
+        let source = if spec.keeps_source { sockets::Source::Client } else { sockets::Source::Gateway };
         for (i, part) in parts.iter().enumerate() {
-            if let Err(error) = sockets.add_forward(part) {
+            if let Err(error) = sockets.add_forward(part, source) {
                 for part in parts.iter().take(i) {
                     sockets.remove_forward(part);
                 }
@@ -486,12 +487,12 @@ pub(super) fn forward_del(host: &Host, spec: &ForwardSpec) -> Result<bool, Refus
     if network.spec.mode != Mode::Nat {
         return Err(Refusal::has_no(&network.spec, FORWARDS));
     }
-    let Some(place) = network.told.forwards.iter().position(|other| other == spec) else {
+    let Some(place) = network.told.forwards.iter().position(|other| other.is_same_way(spec)) else {
         return Ok(false);
     };
-    network.told.forwards.remove(place);
+    let gone = network.told.forwards.remove(place);
     if let Err(error) = host.follow_forwards(network) {
-        network.told.forwards.insert(place, spec.clone());
+        network.told.forwards.insert(place, gone);
         return Err(Refusal::refused(format!("forward {spec}: {error}")));
     }
     if let Some(nat) = network.mode.nat() {
@@ -515,11 +516,14 @@ pub(super) fn forward_list(host: &Host, name: Option<&str>) -> Result<Vec<Forwar
         if network.spec.mode != Mode::Nat && name.is_some() {
             return Err(Refusal::has_no(&network.spec, FORWARDS));
         }
+        let by_sockets = network.spec.by_sockets();
         all.extend(network.told.forwards.iter().map(|spec| Forward {
             network: spec.network.clone(),
             proto: spec.protocol.as_str().to_owned(),
             listen: spec.listen(),
             target: spec.target(),
+            // Who translates packets changes the destination alone.
+            source: if spec.keeps_source || !by_sockets { "keep" } else { "gateway" }.to_owned(),
         }));
     }
     Ok(all)

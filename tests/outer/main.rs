@@ -27,6 +27,7 @@ mod stream;
 mod testpmd;
 mod user;
 mod user_families;
+mod user_forwards;
 mod user_guests;
 mod user_limits;
 mod xen;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
     user::register(&mut suite);
     user_families::register(&mut suite);
     user_limits::register(&mut suite);
+    user_forwards::register(&mut suite);
     user_guests::register(&mut suite);
     killed::register(&mut suite);
     suite.run()

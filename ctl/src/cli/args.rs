@@ -267,13 +267,18 @@ pub(super) enum VifVerb {
 #[derive(Debug, Subcommand)]
 pub(super) enum ForwardVerb {
     /// Make a forward
-    #[command(after_help = FORWARD_HELP)]
+    #[command(
+        after_help = FORWARD_HELP,
+        override_usage = "weft forward add [OPTIONS] NETWORK PROTO LISTEN TARGET [source=keep]"
+    )]
     Add {
         /// An equal forward may exist
         #[arg(long)]
         may_exist: bool,
         #[command(flatten)]
         forward: ForwardArgs,
+        #[arg(value_name = "KEY=VALUE")]
+        keys: Vec<String>,
     },
     /// Delete a forward
     #[command(after_help = FORWARD_HELP)]
@@ -293,8 +298,8 @@ pub(super) struct ForwardArgs {
     pub(super) network: String,
     /// tcp or udp
     pub(super) proto: String,
-    #[arg(value_name = "[ADDR:]PORT")]
+    /// [ADDR:]PORT
     pub(super) listen: String,
-    #[arg(value_name = "ADDR[:PORT]")]
+    /// ADDR[:PORT]
     pub(super) target: String,
 }

@@ -112,9 +112,15 @@ PORT is a port, a range 8000-8010, or a list 80,443 of both. The target has as
 many ports as are listened on; when those are more than one it may leave its own
 out: they are the same then. An IPv6 address before a port stands in brackets:
 [fd00::2]:80.
-With egress=user the host's sockets listen, 1024 for a network at most, and a
-guest sees the gateway as the client. Ports below 1024 need
-CAP_NET_BIND_SERVICE, or a lower net.ipv4.ip_unprivileged_port_start.";
+With egress=user the host's sockets listen, 1024 for a network at most. Ports
+below 1024 need CAP_NET_BIND_SERVICE, or a lower
+net.ipv4.ip_unprivileged_port_start. A guest sees the gateway as the client,
+unless the client's address is to be kept:
+  source=keep            with egress=user the guest sees the client's address,
+                         but for one of the guests' subnets, of one link alone
+                         or of the host's loopback: then the gateway, and
+                         source_replaced in weft net show counts it. With
+                         other egresses it always sees the client's [gateway]";
 
 /// The words of leases.
 pub(super) const LEASE_HELP: &str = "\

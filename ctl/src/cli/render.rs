@@ -302,10 +302,9 @@ impl Render for Vec<NatSession> {
 
 impl Render for Vec<Forward> {
     fn render(&self) -> String {
-        let mut table = Table::new(&["NETWORK", "PROTO", "LISTEN", "TARGET"]);
-        for forward in self {
-            table
-                .row([&forward.network, &forward.proto, &forward.listen, &forward.target].map(String::clone));
+        let mut table = Table::new(&["NETWORK", "PROTO", "LISTEN", "TARGET", "SOURCE"]);
+        for f in self {
+            table.row([&f.network, &f.proto, &f.listen, &f.target, &f.source].map(String::clone));
         }
         table.render()
     }

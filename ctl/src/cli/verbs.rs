@@ -173,19 +173,27 @@ impl Caller<'_> {
     }
 
     fn forward(&self, verb: ForwardVerb) -> Result<String, Failure> {
-        let parameters = |forward: &ForwardArgs, flag: &str, on: bool| {
+        let parameters = |forward: &ForwardArgs, source: Option<&str>, flag: &str, on: bool| {
             let ForwardArgs { network, proto, listen, target } = forward;
-            ForwardSpec::from_words(network, proto, listen, target)?;
-            Ok::<_, Failure>(
-                json!({ "network": network, "proto": proto, "listen": listen, "target": target, flag: on }),
-            )
+            ForwardSpec::from_words(network, proto, listen, target)?.with_source(source)?;
+            Ok::<_, Failure>(json!({
+                "network": network, "proto": proto, "listen": listen, "target": target, "source": source, flag: on,
+            }))
         };
         match verb {
-            ForwardVerb::Add { may_exist, forward } => {
-                self.change("ForwardAdd", parameters(&forward, "may_exist", may_exist)?)
+            ForwardVerb::Add { may_exist, forward, keys } => {
+                let mut source = None;
+                for (key, value) in split(&keys)? {
+                    if key != "source" {
+                        let why = format!("{}= is no key of forwards, only source= is", shown(key));
+                        return Err(Failure::Refused(why));
+                    }
+                    source = Some(value);
+                }
+                self.change("ForwardAdd", parameters(&forward, source, "may_exist", may_exist)?)
             }
             ForwardVerb::Del { if_exists, forward } => {
-                self.change("ForwardDel", parameters(&forward, "if_exists", if_exists)?)
+                self.change("ForwardDel", parameters(&forward, None, "if_exists", if_exists)?)
             }
             ForwardVerb::List { network } => {
                 self.show("ForwardList", json!({ "network": network }), |reply: Forwards| reply.forwards)

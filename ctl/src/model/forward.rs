@@ -2,7 +2,7 @@
 //!
 //! LISTEN is `[ADDR:]PORTS` and TARGET is `ADDR[:PORTS]`; PORTS is a port, a range `8000-8010`, or a list of both with
 //! commas. The ports of the target stand in the order of those that are listened on, and may be left out when more than
-//! one is listened on: then they are the same.
+//! one is listened on: then they are the same. `source=keep` may follow.
 
 use super::value::parse_number;
 use super::{Mode, ModelError, NetworkSpec, check_name, shown};
@@ -59,6 +59,9 @@ pub struct ForwardSpec {
     pub target: IpAddr,
     /// The ports; at least one run.
     pub runs: Vec<PortRun>,
+    /// `source=keep`: the guest is to see its clients' own addresses. Without it, it sees the gateway where the host's
+    /// sockets listen (`egress=user`), and its clients' addresses elsewhere.
+    pub keeps_source: bool,
 }
 
 /// A first port and how many.
@@ -100,21 +103,49 @@ impl ForwardSpec {
         if listening != going {
             return Err(error(format!("{listening} ports of {listen} cannot go to {going} of {target}")));
         }
-        Ok(Self { network: network.to_owned(), protocol, address, target: guest, runs: pair(&from, &to) })
+        let (network, runs) = (network.to_owned(), pair(&from, &to));
+        Ok(Self { network, protocol, address, target: guest, runs, keeps_source: false })
     }
 
-    /// A forward from one text of the same words, with spaces between them.
+    /// The same with what its key `source=` says, if it is there.
+    ///
+    /// # Errors
+    /// It says something else than `keep`.
+    pub fn with_source(mut self, source: Option<&str>) -> Result<Self, ModelError> {
+        self.keeps_source = match source {
+            None => false,
+            Some("keep") => true,
+            Some(other) => {
+                let why = format!("forward on {}: source={} is not source=keep", self.network, shown(other));
+                return Err(ModelError::new(why));
+            }
+        };
+        Ok(self)
+    }
+
+    /// A forward from one text of the same words, with spaces between them, and `source=keep` behind them perhaps.
     ///
     /// # Errors
     /// There are not three words, or one is not possible.
     pub fn from_text(network: &str, text: &str) -> Result<Self, ModelError> {
         match *text.split_ascii_whitespace().collect::<Vec<_>>() {
             [protocol, listen, target] => Self::from_words(network, protocol, listen, target),
+            [protocol, listen, target, key] if key.starts_with("source=") => {
+                Self::from_words(network, protocol, listen, target)?.with_source(key.strip_prefix("source="))
+            }
             _ => {
-                let why = format!("forward on {network}: {} is not PROTO LISTEN TARGET", shown(text));
+                let why = format!(
+                    "forward on {network}: {} is not PROTO LISTEN TARGET, nor that with source=keep",
+                    shown(text)
+                );
                 Err(ModelError::new(why))
             }
         }
+    }
+
+    /// Whether both lead the same ports to the same place, whatever the guest is to see.
+    pub fn is_same_way(&self, other: &Self) -> bool {
+        *self == Self { keeps_source: self.keeps_source, ..other.clone() }
     }
 
     /// The listening end as it is written.
@@ -181,7 +212,8 @@ impl ForwardSpec {
 
 impl fmt::Display for ForwardSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} to {} on {}", self.protocol.as_str(), self.listen(), self.target(), self.network)
+        write!(f, "{} {} to {} on {}", self.protocol.as_str(), self.listen(), self.target(), self.network)?;
+        if self.keeps_source { f.write_str(" with source=keep") } else { Ok(()) }
     }
 }
 
@@ -380,6 +412,28 @@ mod tests {
         assert!(parse("tcp", &many.join(","), "10.0.0.1").unwrap_err().contains("more than 64"));
         let message = ForwardSpec::from_text("virbr0", "tcp 80").unwrap_err().to_string();
         assert!(message.contains("'tcp 80' is not PROTO LISTEN TARGET"), "{message}");
+        for (text, why) in [
+            ("tcp 80 10.0.0.1:80 source=drop", "forward on virbr0: source='drop' is not source=keep"),
+            ("tcp 80 10.0.0.1:80 source=", "is not source=keep"),
+            ("tcp 80 10.0.0.1:80 keep", "is not PROTO LISTEN TARGET"),
+            ("tcp 80 10.0.0.1:80 source=keep source=keep", "is not PROTO LISTEN TARGET"),
+        ] {
+            let message = ForwardSpec::from_text("virbr0", text).unwrap_err().to_string();
+            assert!(message.contains(why), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn the_clients_address_is_kept_where_it_is_asked_for() {
+        let plain = ForwardSpec::from_text("n", "tcp 80 10.0.0.2:80").unwrap();
+        let kept = ForwardSpec::from_text("n", "tcp  80 10.0.0.2:80 source=keep").unwrap();
+        assert!(!plain.keeps_source && kept.keeps_source && plain != kept);
+        assert_eq!(kept, plain.clone().with_source(Some("keep")).unwrap());
+        assert_eq!(kept.to_string(), "tcp 80 to 10.0.0.2:80 on n with source=keep");
+        assert!(kept.is_same_way(&plain) && plain.is_same_way(&kept));
+        assert_eq!(plain.conflicts(&kept), Some(80));
+        let other = ForwardSpec::from_text("n", "tcp 80 10.0.0.3:80").unwrap();
+        assert!(!other.is_same_way(&plain));
     }
 
     #[test]

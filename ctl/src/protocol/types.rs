@@ -368,6 +368,8 @@ pub struct Forward {
     pub listen: String,
     /// `ADDR:PORT`, or with as many ports.
     pub target: String,
+    /// Whom the guest sees: `keep`, the client's own address where that can be, or `gateway`.
+    pub source: String,
 }
 
 /// Why a call was not done, in the interface's own errors. Each `message` is one line for a person.

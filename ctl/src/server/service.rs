@@ -260,20 +260,24 @@ impl Service {
         Ok(self.switch.nat_sessions(&network, usize::try_from(limit).unwrap_or(usize::MAX))?)
     }
 
-    /// Makes a port forward: `listen` is `[ADDR:]PORT`, `target` is `ADDR:PORT`, both may have a range or a list of ports.
+    /// Makes a port forward: `listen` is `[ADDR:]PORT`, `target` is `ADDR:PORT`, both may have a range or a list of ports;
+    /// `source` is `keep` or not given.
     async fn forward_add(
         &self,
         network: String,
         proto: String,
         listen: String,
         target: String,
+        source: Option<String>,
         may_exist: Option<bool>,
     ) -> Result<(), Error> {
-        let spec = ForwardSpec::from_words(&network, &proto, &listen, &target).map_err(Refusal::from)?;
+        let spec = ForwardSpec::from_words(&network, &proto, &listen, &target)
+            .and_then(|spec| spec.with_source(source.as_deref()))
+            .map_err(Refusal::from)?;
         Ok(self.switch.forward_add(spec, may_exist == Some(true))?)
     }
 
-    /// Deletes a port forward.
+    /// Deletes a port forward, whatever its `source`.
     async fn forward_del(
         &self,
         network: String,

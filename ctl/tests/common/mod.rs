@@ -407,7 +407,7 @@ impl Switch for Fake {
         spec.fits(&self.network(&spec.network)?)?;
         let mut forwards = self.forwards.borrow_mut();
         let before = forwards.len();
-        forwards.retain(|there| *there != spec);
+        forwards.retain(|there| !there.is_same_way(&spec));
         Ok(forwards.len() < before)
     }
 
@@ -417,6 +417,7 @@ impl Switch for Fake {
             proto: spec.protocol.as_str().to_owned(),
             listen: spec.listen(),
             target: spec.target(),
+            source: if spec.keeps_source { "keep" } else { "gateway" }.to_owned(),
             network: spec.network,
         };
         let forwards =

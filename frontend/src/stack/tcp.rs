@@ -24,6 +24,8 @@ pub struct BulkReport {
     pub elapsed: Duration,
     /// Of a sender: the length and the hash that the receiver confirmed, if it did.
     pub confirmed: Option<(u64, u64)>,
+    /// Of a receiver: the sender's address and port.
+    pub peer: Option<IpEndpoint>,
 }
 
 impl BulkReport {
@@ -144,7 +146,7 @@ impl Guest {
         });
         let elapsed =
             ended.zip(started).map_or(Duration::ZERO, |(end, start): (Instant, Instant)| end - start);
-        Ok(Some(BulkReport { bytes: hash.len(), hash: hash.finish(), elapsed, confirmed }))
+        Ok(Some(BulkReport { bytes: hash.len(), hash: hash.finish(), elapsed, confirmed, peer: None }))
     }
 
     /// Listens on `port`, takes one connection until the peer closes, and confirms what it got.
@@ -166,8 +168,10 @@ impl Guest {
         let mut hash = StreamHash::new();
         let mut started = None;
         let mut ended = None;
+        let mut peer = None;
         self.run_until("end of a TCP transfer", timeout, |guest| {
             let s = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
+            peer = s.remote_endpoint().or(peer);
             while let Ok(1..) = s.recv(|buf| {
                 hash.update(buf);
                 (buf.len(), buf.len())
@@ -191,6 +195,6 @@ impl Guest {
         })?;
         let elapsed =
             ended.zip(started).map_or(Duration::ZERO, |(end, start): (Instant, Instant)| end - start);
-        Ok(BulkReport { bytes: hash.len(), hash: hash.finish(), elapsed, confirmed: None })
+        Ok(BulkReport { bytes: hash.len(), hash: hash.finish(), elapsed, confirmed: None, peer })
     }
 }

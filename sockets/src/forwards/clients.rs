@@ -1,4 +1,5 @@
-//! Who of the outside sends datagrams to guests, and as whom a guest sees each: the gateway with a port of its own.
+//! Who of the outside sends datagrams to guests, and as whom a guest sees each: the gateway with a port of its own, or the
+//! client itself.
 //!
 //! A client has one flow for each listener that it sends to, and each address of this host that it sends to; the flow ends
 //! [`TIMEOUT`] after its last datagram in either direction. Bounds: so many flows in all, and so many to one guest. Where
@@ -18,8 +19,8 @@ use crate::udp::TIMEOUT;
 /// How exactly the use of a flow is noted.
 const GRAIN: Duration = Duration::from_secs(1);
 
-/// A flow as its guest names it: the guest's address and port, and the gateway's port.
-pub(super) type Name = (SocketAddr, u16);
+/// A flow as its guest names it: the guest's address and port, and those that the guest sees.
+pub(super) type Name = (SocketAddr, SocketAddr);
 
 /// Who sends by which listener, and to which address of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -36,8 +37,15 @@ pub(super) struct Clients {
     names: HashMap<Client, Name>,
     /// The flows of each guest, the one that was used least lately first.
     ages: HashMap<IpAddr, BTreeSet<(Instant, Name)>>,
+    /// Flows whose guest sees the client itself.
+    seen: usize,
     /// No flow ends before.
     due: Option<Instant>,
+}
+
+/// Whether a flow's guest sees the client itself.
+fn is_seen(name: &Name, client: &Client) -> bool {
+    name.1.ip() == client.from.ip()
 }
 
 impl Clients {
@@ -50,31 +58,37 @@ impl Clients {
         self.flows.iter().map(|(&name, &(client, used))| (name, client, used))
     }
 
-    /// A client sends to a guest: the gateway's port that the guest sees, if one is free, and how many flows had to end.
-    /// `port` picks one that is not taken.
+    /// Whether any guest sees a client itself.
+    pub(super) fn are_seen(&self) -> bool {
+        self.seen > 0
+    }
+
+    /// A client sends to a guest: whom the guest sees, if there is one that is free, and how many flows had to end. `pick`
+    /// picks one that is not taken.
     pub(super) fn arrives(
         &mut self,
         now: Instant,
         client: Client,
         guest: SocketAddr,
         limits: &Limits,
-        port: impl FnOnce(&dyn Fn(u16) -> bool) -> Option<u16>,
-    ) -> (Option<u16>, usize) {
+        pick: impl FnOnce(&dyn Fn(SocketAddr) -> bool) -> Option<SocketAddr>,
+    ) -> (Option<SocketAddr>, usize) {
         if let Some(&name) = self.names.get(&client) {
             self.touch(now, name);
             return (Some(name.1), 0);
         }
         let ended = self.make_room(guest.ip(), limits);
-        let Some(port) = port(&|port| self.flows.contains_key(&(guest, port))) else { return (None, ended) };
-        let name = (guest, port);
+        let Some(seen) = pick(&|seen| self.flows.contains_key(&(guest, seen))) else { return (None, ended) };
+        let name = (guest, seen);
         self.flows.insert(name, (client, now));
+        self.seen += usize::from(is_seen(&name, &client));
         self.names.insert(client, name);
         self.ages.entry(guest.ip()).or_default().insert((now, name));
         self.due = self.due.or(Some(now + TIMEOUT));
-        (Some(port), ended)
+        (Some(seen), ended)
     }
 
-    /// A guest sends to a port of the gateway: to whom that goes.
+    /// A guest sends to whom it sees as a client: to whom that goes.
     pub(super) fn answers(&mut self, now: Instant, name: Name) -> Option<Client> {
         self.touch(now, name);
         self.flows.get(&name).map(|(client, _)| *client)
@@ -114,6 +128,7 @@ impl Clients {
     fn end(&mut self, name: Name) {
         let Some((client, used)) = self.flows.remove(&name) else { return };
         self.names.remove(&client);
+        self.seen -= usize::from(is_seen(&name, &client));
         if let Some(ages) = self.ages.get_mut(&name.0.ip()) {
             ages.remove(&(used, name));
             if ages.is_empty() {
@@ -166,9 +181,13 @@ mod tests {
     }
 
     fn arrive(clients: &mut Clients, second: u64, n: u16, at: u8, limits: &Limits) -> (u16, usize) {
-        let free = |taken: &dyn Fn(u16) -> bool| (1024..).find(|port| !taken(*port));
-        let (port, ended) = clients.arrives(Instant::from_secs(second), client(n), guest(at), limits, free);
-        (port.unwrap(), ended)
+        let free = |taken: &dyn Fn(SocketAddr) -> bool| (1024..).map(gateway).find(|seen| !taken(*seen));
+        let (seen, ended) = clients.arrives(Instant::from_secs(second), client(n), guest(at), limits, free);
+        (seen.unwrap().port(), ended)
+    }
+
+    fn gateway(port: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], port))
     }
 
     #[test]
@@ -181,12 +200,12 @@ mod tests {
         clients.expire(Instant::from_secs(301));
         assert_eq!(clients.len(), 1);
         // The guest's answers count as well.
-        assert_eq!(clients.answers(Instant::from_secs(400), (guest(2), 1024)), Some(client(1)));
+        assert_eq!(clients.answers(Instant::from_secs(400), (guest(2), gateway(1024))), Some(client(1)));
         clients.expire(Instant::from_secs(600));
         assert_eq!((clients.len(), clients.due()), (1, Some(Instant::from_secs(700))));
         clients.expire(Instant::from_secs(700));
         assert_eq!((clients.len(), clients.due()), (0, None));
-        assert_eq!(clients.answers(Instant::from_secs(700), (guest(2), 1024)), None);
+        assert_eq!(clients.answers(Instant::from_secs(700), (guest(2), gateway(1024))), None);
         assert!(clients.names.is_empty() && clients.ages.is_empty());
     }
 
@@ -204,5 +223,24 @@ mod tests {
         assert_eq!((of(&clients, 2), of(&clients, 3), ended), (3, 3, 2));
         clients.forget(BY);
         assert_eq!(clients.len(), 0);
+    }
+    #[test]
+    fn a_client_that_is_seen_itself_is_found_by_its_address_until_it_ends() {
+        let (mut clients, limits) = (Clients::default(), Limits::default());
+        let to = |n: u8| Client { to: Some(IpAddr::from([198, 51, 100, n])), ..client(7) };
+        let itself = |taken: &dyn Fn(SocketAddr) -> bool| {
+            Some(client(7).from).filter(|from| !taken(*from)).or(Some(gateway(1024)))
+        };
+        let mut arrives = |at, to| clients.arrives(Instant::from_secs(at), to, guest(2), &limits, itself).0;
+        assert_eq!(arrives(0, to(1)), Some(client(7).from));
+        // The same client to another address of this host is another flow, which the guest has to tell from the first.
+        assert_eq!(arrives(1, to(2)), Some(gateway(1024)));
+        assert_eq!(arrives(2, to(1)), Some(client(7).from));
+        assert!(clients.are_seen());
+        let mut answers = |seen| clients.answers(Instant::from_secs(3), (guest(2), seen));
+        assert_eq!((answers(client(7).from), answers(gateway(1024))), (Some(to(1)), Some(to(2))));
+        assert_eq!(answers(client(8).from), None);
+        clients.forget(BY);
+        assert!(!clients.are_seen() && clients.len() == 0);
     }
 }

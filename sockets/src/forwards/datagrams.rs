@@ -11,7 +11,7 @@ use switch_core::{Head, MacAddr};
 
 use super::clients::Client;
 use super::neighbours::Waiting;
-use super::{Forwards, pick};
+use super::{Forwards, kept, pick, replaced};
 use crate::counters::Counter;
 use crate::engine::Context;
 use crate::fill::Fill;
@@ -29,25 +29,29 @@ impl Forwards {
             let Some(slot) = self.slots.get_mut(by.slot as usize) else { continue };
             let listener = slot.listener.as_mut().filter(|_| slot.generation == by.generation);
             let Some(listener) = listener else { continue };
-            let guest = listener.target;
+            let (guest, source) = (listener.target, listener.source);
             let received = datagram::receive(listener.socket.as_fd(), fill.slot());
             self.sent_to.done(ctx.now, &mut listener.stands, by, received.as_ref().err().copied());
             let Ok((bytes, with)) = received else { continue };
             let client = Client { by, from: with.from, to: with.to };
             let secret = &self.secret;
             let limits = &ctx.settings.limits;
-            let (port, ended) =
-                self.clients.arrives(ctx.now, client, guest, limits, |taken| pick(secret, with.from, taken));
+            let (seen, ended) = self.clients.arrives(ctx.now, client, guest, limits, |taken| {
+                kept(ctx, source, with.from).filter(|&client| !taken(client)).or_else(|| {
+                    let gateway = ctx.settings.gateway(guest.ip())?;
+                    replaced(ctx, source);
+                    pick(secret, gateway, with.from, taken)
+                })
+            });
             for _ in 0..ended {
                 ctx.counters.add(Counter::Evicted);
             }
-            let gateway = ctx.settings.gateway(guest.ip());
-            let addresses = gateway.and_then(|gateway| addresses(gateway, guest.ip()));
-            let (Some(port), Some(addresses)) = (port, addresses) else {
+            let addresses = seen.and_then(|seen| addresses(seen.ip(), guest.ip()));
+            let (Some(seen), Some(addresses)) = (seen, addresses) else {
                 ctx.counters.add(Counter::NoGuest);
                 continue;
             };
-            let ports = [port, guest.port()];
+            let ports = [seen.port(), guest.port()];
             let mac = self.neighbours.find(ctx, guest.ip());
             let to = mac.unwrap_or(MacAddr::BROADCAST);
             let way = Way { to, from: ctx.settings.mac, addresses, protocol: PROTO_UDP };
@@ -79,12 +83,14 @@ impl Forwards {
         tail: &[Segment],
     ) -> bool {
         let to = packet.destination();
-        if self.clients.len() == 0 || ctx.settings.gateway(to) != Some(to) {
+        // Whom a guest sees is the gateway, mostly: then others' datagrams are looked for nowhere.
+        if self.clients.len() == 0 || (!self.clients.are_seen() && ctx.settings.gateway(to) != Some(to)) {
             return false;
         }
         let Transport::Udp { source, destination } = packet.transport() else { return false };
         let guest = SocketAddr::new(packet.source(), source);
-        let Some(client) = self.clients.answers(ctx.now, (guest, destination)) else { return false };
+        let seen = SocketAddr::new(to, destination);
+        let Some(client) = self.clients.answers(ctx.now, (guest, seen)) else { return false };
         let Some(datagram) = Datagram::of(packet, head) else {
             ctx.counters.add(Counter::BadPacket);
             return true;

@@ -55,6 +55,17 @@ pub enum ListenError {
     },
 }
 
+/// Whom a guest sees as the client of a forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// The gateway, with a port that tells clients apart.
+    #[default]
+    Gateway,
+    /// The client itself, where the guest's answers to it come to the router; else the gateway, which is counted
+    /// ([`Counter::SourceReplaced`](crate::Counter)).
+    Client,
+}
+
 /// A socket that listens, or takes datagrams.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -64,6 +75,8 @@ pub(crate) struct Listener {
     pub(super) at: SocketAddr,
     /// Where what comes goes to.
     pub(super) target: SocketAddr,
+    /// As whom it comes.
+    pub(super) source: Source,
     /// For TCP: it is in the queue of those that somebody may have connected to.
     pub(super) called: bool,
     /// For UDP: where it stands among those that may have a datagram.
@@ -74,7 +87,7 @@ pub(crate) struct Listener {
 ///
 /// # Errors
 /// Why one of them is not to be had; then all are closed.
-pub(crate) fn open(forward: &Forward) -> Result<Vec<Listener>, ListenError> {
+pub(crate) fn open(forward: &Forward, source: Source) -> Result<Vec<Listener>, ListenError> {
     (0..forward.count)
         .map(|i| {
             let any = match forward.target {
@@ -84,14 +97,8 @@ pub(crate) fn open(forward: &Forward) -> Result<Vec<Listener>, ListenError> {
             let at = SocketAddr::new(forward.address.unwrap_or(any), forward.port.saturating_add(i));
             let target = SocketAddr::new(forward.target.ip(), forward.target.port().saturating_add(i));
             let socket = open_one(forward.protocol, at).map_err(|error| refusal(at, error))?;
-            Ok(Listener {
-                protocol: forward.protocol,
-                socket,
-                at,
-                target,
-                called: false,
-                stands: Stands::default(),
-            })
+            let (protocol, stands) = (forward.protocol, Stands::default());
+            Ok(Listener { protocol, socket, at, target, source, called: false, stands })
         })
         .collect()
 }

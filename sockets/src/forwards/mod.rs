@@ -5,7 +5,10 @@
 //!   what waits in vain for the guest to say where it is. `datagrams`: those of UDP, and their answers.
 //!
 //! A guest sees the gateway's address, with the client's port if that is free and not one of the ports below
-//! [`PORTS`], which the gateway may serve itself; else with another.
+//! [`PORTS`], which the gateway may serve itself; else with another. With [`Source::Client`] it sees the client's own
+//! address and port, if its answers to that come to the router (not to a neighbour, nor to itself) and it has no other
+//! connection with the same: what it answers belongs to the flow then, and the outbound filter is not asked. Nothing
+//! is translated: the addresses of frames to a guest are whatever its flow's table says.
 //!
 //! A forward is there with all of its ports or not at all. When it goes, what came by it ends.
 
@@ -16,7 +19,7 @@ mod neighbours;
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -35,7 +38,7 @@ use crate::tcp::{Caller, Inbound, Tcp};
 use crate::token::{Kind, Token};
 use crate::turns::Turns;
 
-pub use self::listen::ListenError;
+pub use self::listen::{ListenError, Source};
 pub(crate) use self::listen::{Listener, open};
 
 /// Ports of the gateway that guests see clients at.
@@ -184,14 +187,14 @@ impl Forwards {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             match acceptfrom_with(&listener.socket, flags) {
                 Ok((socket, from)) => {
-                    let guest = listener.target;
+                    let (guest, source) = (listener.target, listener.source);
                     self.called.push_back(token);
                     let Some(client) = from.and_then(|from| SocketAddr::try_from(from).ok()) else {
                         continue;
                     };
                     // Whatever becomes of it, but for its guest's taking it: a reset.
                     if sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).is_ok() {
-                        self.call(ctx, tcp, Call { socket, client, by: token, guest });
+                        self.call(ctx, tcp, Call { socket, client, by: token, guest, source });
                     }
                 }
                 Err(Errno::AGAIN) => listener.called = false,
@@ -217,11 +220,15 @@ impl Forwards {
 
     /// Offers a connection to its guest.
     fn offer(&self, ctx: &mut Context<'_>, tcp: &mut Tcp, call: Call, mac: MacAddr) {
-        let Call { socket, client, by, guest } = call;
-        let Some(gateway) = ctx.settings.gateway(guest.ip()) else { return };
-        let port = pick(&self.secret, client, |port| tcp.has(guest, SocketAddr::new(gateway, port)));
-        let Some(port) = port else { return ctx.counters.add(Counter::TcpFull) };
-        let inbound = Inbound { guest, mac, source: SocketAddr::new(gateway, port) };
+        let Call { socket, client, by, guest, source } = call;
+        let kept = kept(ctx, source, client).filter(|&client| tcp.frees(guest, client));
+        let source = kept.or_else(|| {
+            let gateway = ctx.settings.gateway(guest.ip())?;
+            replaced(ctx, source);
+            pick(&self.secret, gateway, client, |source| tcp.has(guest, source))
+        });
+        let Some(source) = source else { return ctx.counters.add(Counter::TcpFull) };
+        let inbound = Inbound { guest, mac, source };
         // What is used up is counted; the connection is reset.
         let _ = tcp.accept(ctx, socket, inbound, Some(Caller { by, client }));
     }
@@ -288,12 +295,32 @@ impl Forwards {
     }
 }
 
+/// The client's own address, if it is to be kept and a guest's answers to it come to the router.
+fn kept(ctx: &Context<'_>, source: Source, client: SocketAddr) -> Option<SocketAddr> {
+    let kept = source == Source::Client && ctx.settings.outbound.is_beyond(client.ip());
+    // Without what a socket knows of its link and flow besides.
+    kept.then(|| SocketAddr::new(client.ip(), client.port()))
+}
+
+/// Counts that the gateway stands for a client that was to be seen.
+fn replaced(ctx: &Context<'_>, source: Source) {
+    if source == Source::Client {
+        ctx.counters.add(Counter::SourceReplaced);
+    }
+}
+
 /// The gateway's port that a guest sees a client at: the client's own, or one that only this process can guess.
-fn pick(secret: &RandomState, client: SocketAddr, taken: impl Fn(u16) -> bool) -> Option<u16> {
+fn pick(
+    secret: &RandomState,
+    gateway: IpAddr,
+    client: SocketAddr,
+    taken: impl Fn(SocketAddr) -> bool,
+) -> Option<SocketAddr> {
     let span = u64::from(PORTS.end() - PORTS.start()) + 1;
     let others = (0..TRIES).map(|i| (secret.hash_one((client, i)) % span) as u16 + PORTS.start());
     std::iter::once(client.port())
         .filter(|port| PORTS.contains(port))
         .chain(others)
-        .find(|&port| !taken(port))
+        .map(|port| SocketAddr::new(gateway, port))
+        .find(|&source| !taken(source))
 }

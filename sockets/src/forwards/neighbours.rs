@@ -15,6 +15,7 @@ use switch_core::ip::nd::{Message, Neighbor, group_mac, solicited_node};
 use switch_core::ip::{ETHERTYPE_ARP, set_macs};
 use switch_core::{Instant, MacAddr};
 
+use super::listen::Source;
 use crate::engine::Context;
 use crate::settings::Settings;
 use crate::token::Token;
@@ -42,6 +43,8 @@ pub(super) struct Call {
     /// The listener that it came by.
     pub(super) by: Token,
     pub(super) guest: SocketAddr,
+    /// As whom the guest is to see the client.
+    pub(super) source: Source,
 }
 
 /// What waits for an answer.

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use switch_core::Instant;
+use switch_core::ip::error::is_host;
 
 use names::Names;
 
@@ -120,6 +121,13 @@ impl Policy {
             let now = self.now();
             self.lock().insert(now, &name, ip, now + ttl.clamp(names::TTL_MIN, names::TTL_MAX));
         }
+    }
+
+    /// Whether guests' packets to an address come to the router: it is a single host's, of no subnet of theirs, and not of
+    /// one link alone.
+    pub(crate) fn is_beyond(&self, ip: IpAddr) -> bool {
+        let of_a_link = matches!(ip, IpAddr::V4(ip) if ip.is_link_local());
+        is_host(ip) && is_outside(ip) && !of_a_link && !self.closed.iter().any(|net| net.contains(ip))
     }
 
     /// Whether a flow to `destination`, as the guest names it, may begin.
@@ -226,6 +234,32 @@ mod tests {
         }
         for to in ["10.0.0.1:1", "10.0.1.1:1", "192.0.2.1:1", "[2001:db8::1]:1"] {
             assert!(permits(&policy, to), "{to}");
+        }
+    }
+
+    #[test]
+    fn who_is_beyond_the_router() {
+        let closed = vec!["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()];
+        let policy = Policy::new(closed, vec!["10.0.0.1".parse().unwrap()], vec![]);
+        for (ip, beyond) in [
+            ("192.0.2.1", true),
+            ("10.0.1.1", true),
+            ("2001:db8::1", true),
+            ("fd01::1", true),
+            ("10.0.0.1", false),
+            ("10.0.0.9", false),
+            ("fd00::9", false),
+            ("127.0.0.1", false),
+            ("169.254.7.7", false),
+            ("0.0.0.0", false),
+            ("224.0.0.1", false),
+            ("255.255.255.255", false),
+            ("::1", false),
+            ("::ffff:192.0.2.1", false),
+            ("fe80::1", false),
+            ("ff02::1", false),
+        ] {
+            assert_eq!(policy.is_beyond(ip.parse().unwrap()), beyond, "{ip}");
         }
     }
 

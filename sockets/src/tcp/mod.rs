@@ -292,6 +292,19 @@ impl Tcp {
         })
     }
 
+    /// The same, but a connection that is over is forgotten for a new one: true if there is none then.
+    pub(crate) fn frees(&mut self, guest: SocketAddr, remote: SocketAddr) -> bool {
+        let Some(addresses) = addresses(guest.ip(), remote.ip()) else { return false };
+        let Some(slot) = self.table.find(&Key { addresses, ports: (guest.port(), remote.port()) }) else {
+            return true;
+        };
+        let is_over = self.table.get(slot).is_some_and(|flow| flow.socket.is_none());
+        if is_over {
+            self.forget(slot);
+        }
+        is_over
+    }
+
     /// Resets the connections that came by listeners which are gone.
     pub(crate) fn hang_up(&mut self, ctx: &mut Context<'_>, is_gone: impl Fn(Token) -> bool) {
         for slot in self

@@ -7,7 +7,7 @@ use std::time::Duration;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::{tcp::State, udp};
 use smoltcp::wire::{IpAddress, IpEndpoint};
-use sockets::{Counter, Limits, ListenError, Settings};
+use sockets::{Counter, Limits, ListenError, Settings, Source};
 use switch_core::napt::{Forward, Protocol};
 use switch_core::offload::OffloadSet;
 
@@ -69,7 +69,7 @@ fn who_connects_reaches_the_guest_and_is_reset_when_the_forward_goes() {
     for (at, inside, gateway) in FAMILIES {
         let guest = &mut Guest::new();
         let forward = forward(Protocol::Tcp, at, 1, inside);
-        guest.lan.control.add_forward(&forward).unwrap();
+        guest.lan.control.add_forward(&forward, Source::Gateway).unwrap();
         let handle = guest.listen(8080, 4096);
         let client = client(&forward);
         guest.until("the call", |guest| guest.socket(handle).may_send());
@@ -88,7 +88,7 @@ fn who_connects_reaches_the_guest_and_is_reset_when_the_forward_goes() {
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
         assert!(!guest.lan.control.remove_forward(&forward));
         // There again at once.
-        guest.lan.control.add_forward(&forward).unwrap();
+        guest.lan.control.add_forward(&forward, Source::Gateway).unwrap();
     }
 }
 
@@ -97,7 +97,7 @@ fn two_clients_with_one_port_are_told_apart_and_a_refusal_is_a_reset() {
     let guest = &mut Guest::new();
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let forward = Forward { address: None, ..forward(Protocol::Tcp, any, 1, GUEST.into()) };
-    guest.lan.control.add_forward(&forward).unwrap();
+    guest.lan.control.add_forward(&forward, Source::Gateway).unwrap();
     let handles = [guest.listen(8080, 4096), guest.listen(8080, 4096)];
     let from = |last: u8, port: u16| {
         let socket =
@@ -128,7 +128,7 @@ fn two_clients_with_one_port_are_told_apart_and_a_refusal_is_a_reset() {
 fn who_connects_to_a_guest_that_is_not_there_is_reset_and_few_wait() {
     let guest = &mut Guest::new();
     let forward = forward(Protocol::Tcp, FAMILIES[0].0, 1, Ipv4Addr::new(10, 0, 0, 9).into());
-    guest.lan.control.add_forward(&forward).unwrap();
+    guest.lan.control.add_forward(&forward, Source::Gateway).unwrap();
     let clients: Vec<_> = (0..70).map(|_| client(&forward)).collect();
     guest.until("those that are too many", |guest| guest.count(Counter::NoGuest) == 6);
     guest.until("the others", |guest| guest.count(Counter::NoGuest) == 70);
@@ -180,7 +180,7 @@ fn datagrams_come_to_the_guest_and_its_answers_to_each_client() {
     for (at, inside, gateway) in FAMILIES {
         let guest = &mut Guest::new();
         let forward = forward(Protocol::Udp, at, 1, inside);
-        guest.lan.control.add_forward(&forward).unwrap();
+        guest.lan.control.add_forward(&forward, Source::Gateway).unwrap();
         let handle = bound(guest, 8080);
         let clients = [(); 2].map(|()| UdpSocket::bind((at, 0)).unwrap());
         let mut senders = Vec::new();
@@ -206,10 +206,36 @@ fn datagrams_come_to_the_guest_and_its_answers_to_each_client() {
 }
 
 #[test]
+fn a_client_whose_answers_would_not_come_back_is_the_gateway_where_it_was_to_be_kept() {
+    for (at, inside, gateway) in FAMILIES {
+        let guest = &mut Guest::new();
+        let streams = forward(Protocol::Tcp, at, 1, inside);
+        let datagrams = forward(Protocol::Udp, at, 1, inside);
+        for forward in [&streams, &datagrams] {
+            guest.lan.control.add_forward(forward, Source::Client).unwrap();
+        }
+        let (listening, handle) = (guest.listen(8080, 4096), bound(guest, 8080));
+        let client = client(&streams);
+        guest.until("the call", |guest| guest.socket(listening).may_send());
+        assert_eq!(guest.socket(listening).remote_endpoint().unwrap().addr, IpAddress::from(gateway));
+        let (sender, mut senders) = (UdpSocket::bind((at, 0)).unwrap(), Vec::new());
+        sender.connect((at, datagrams.port)).unwrap();
+        for _ in 0..3 {
+            sender.send(b"?").unwrap();
+            recv(guest, handle, &sender, &mut senders);
+        }
+        assert!(senders.iter().all(|seen| seen.addr == IpAddress::from(gateway)));
+        // The connection, and the flow once.
+        assert_eq!(guest.count(Counter::SourceReplaced), 2);
+        drop(client);
+    }
+}
+
+#[test]
 fn datagrams_wait_for_a_guest_and_only_so_many() {
     let guest = &mut Guest::new();
     let forward = forward(Protocol::Udp, FAMILIES[0].0, 1, Ipv4Addr::new(10, 0, 0, 9).into());
-    guest.lan.control.add_forward(&forward).unwrap();
+    guest.lan.control.add_forward(&forward, Source::Gateway).unwrap();
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.connect(("127.0.0.1", forward.port)).unwrap();
     for _ in 0..20 {
@@ -227,15 +253,18 @@ fn a_forward_is_there_with_all_its_ports_or_not_at_all() {
     let forward = forward(Protocol::Tcp, FAMILIES[0].0, 3, GUEST.into());
     let port = |i| (forward.address.unwrap(), forward.port + i);
     let other = TcpListener::bind(port(2)).unwrap();
-    let refused = control.add_forward(&forward).unwrap_err();
+    let refused = control.add_forward(&forward, Source::Gateway).unwrap_err();
     assert!(matches!(refused, ListenError::InUse(at) if at.port() == forward.port + 2), "{refused}");
     assert_eq!(TcpStream::connect(port(0)).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     drop(other);
-    control.add_forward(&forward).unwrap();
+    control.add_forward(&forward, Source::Gateway).unwrap();
     let more = Forward { count: 1, protocol: Protocol::Udp, ..forward.clone() };
-    assert!(matches!(control.add_forward(&more), Err(ListenError::TooMany { wanted: 4, most: 3 })));
+    assert!(matches!(
+        control.add_forward(&more, Source::Gateway),
+        Err(ListenError::TooMany { wanted: 4, most: 3 })
+    ));
     assert!(control.remove_forward(&forward));
-    control.add_forward(&more).unwrap();
+    control.add_forward(&more, Source::Gateway).unwrap();
     let elsewhere = Forward { address: Some([192, 0, 2, 77].into()), ..more };
-    assert!(matches!(control.add_forward(&elsewhere), Err(ListenError::NoAddress(_))));
+    assert!(matches!(control.add_forward(&elsewhere, Source::Gateway), Err(ListenError::NoAddress(_))));
 }
