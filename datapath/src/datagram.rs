@@ -55,6 +55,8 @@ pub struct Fault {
     pub mtu: u32,
     /// Who said it, if the network did.
     pub offender: Option<IpAddr>,
+    /// The address of this host that the datagram left from, if the network said it and [`follow_address`] asked for it.
+    pub from: Option<IpAddr>,
 }
 
 /// An address as the kernel has it.
@@ -271,17 +273,22 @@ pub fn receive<'a>(
             (libc::SOL_UDP, libc::UDP_GRO) => {
                 with.segment = int(data).and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0);
             }
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                let ip: Option<&[u8; 4]> = data.get(8..).and_then(<[u8]>::first_chunk);
-                with.to = ip.map(|ip| Ipv4Addr::from(*ip).into());
-            }
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                with.to = data.first_chunk::<16>().map(|ip| Ipv6Addr::from(*ip).into());
-            }
-            _ => {}
+            _ => with.to = address_of(level, kind, data).or(with.to),
         }
     }
     Ok((message.bytes, with))
+}
+
+/// The address of this host that a control message tells, if it is about that.
+fn address_of(level: i32, kind: i32, data: &[u8]) -> Option<IpAddr> {
+    match (level, kind) {
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            let ip: &[u8; 4] = data.get(8..)?.first_chunk()?;
+            Some(Ipv4Addr::from(*ip).into())
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => Some(Ipv6Addr::from(*data.first_chunk::<16>()?).into()),
+        _ => None,
+    }
 }
 
 /// Takes what was said about a datagram that was sent, if [`follow_errors`] asked for it, and as much of that datagram's
@@ -298,6 +305,9 @@ pub fn fault<'a>(
     let mut control: Control = [0; 32];
     let message = receive_into(fd, room, &mut name, &mut control, libc::MSG_ERRQUEUE)?;
     let to = from_raw(name_of(&name));
+    // An error comes for the address that its datagram left from.
+    let own =
+        messages(&control, message.control).find_map(|(level, kind, data)| address_of(level, kind, data));
     let found = messages(&control, message.control).find_map(|(level, kind, data)| {
         let of_errors = (level, kind) == (libc::IPPROTO_IP, libc::IP_RECVERR)
             || (level, kind) == (libc::IPPROTO_IPV6, libc::IPV6_RECVERR);
@@ -311,6 +321,7 @@ pub fn fault<'a>(
             icmp: Some((*error.get(5)?, *error.get(6)?)).filter(|_| by_network),
             mtu: word(8)?,
             offender: from_raw(offender).map(|address| address.ip()).filter(|_| by_network),
+            from: own.filter(|_| by_network),
         })
     });
     Ok((message.bytes, found))
@@ -434,6 +445,7 @@ mod tests {
             let ours = socket(any);
             let nobody = socket(any).local_addr().unwrap();
             follow_errors(ours.as_fd(), nobody.is_ipv6()).unwrap();
+            follow_address(ours.as_fd(), nobody.is_ipv6()).unwrap();
             let head = head(b"is anybody there");
             let mut room = GatherRoom::default();
             let mut gather = Gather::begin(&mut room);
@@ -450,7 +462,8 @@ mod tests {
                     errno: Errno::CONNREFUSED,
                     icmp: Some(unreachable),
                     mtu: 0,
-                    offender: Some(nobody.ip())
+                    offender: Some(nobody.ip()),
+                    from: Some(ours.local_addr().unwrap().ip())
                 }
             );
             assert_eq!(super::fault(ours.as_fd(), &mut buffer).err(), Some(Errno::AGAIN));

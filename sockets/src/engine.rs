@@ -289,7 +289,7 @@ impl Engine {
                 Kind::Tcp => tcp.event(ctx, token, event.flags),
                 Kind::Udp => udp.event(ctx, token, event.flags),
                 Kind::Echo => echo.event(ctx, token, event.flags),
-                Kind::Listener => forwards.event(token, event.flags),
+                Kind::Listener => forwards.event(ctx, token, event.flags),
             }
         }
         forwards.accept(ctx, tcp);

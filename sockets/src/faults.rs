@@ -81,7 +81,8 @@ pub(crate) fn tell(ctx: &mut Context<'_>, fault: &Fault, about: &About<'_>) {
     let n = way.write(&mut headers, about.transport.len());
     let mut frame = headers[..n].to_vec();
     frame.extend_from_slice(about.transport);
-    // The host's own loopback is the gateway to a guest, and so is the host.
+    // The host's own loopback is the gateway to a guest, and so is the host. A client that is the gateway to a guest says
+    // so by its own address all the same, as every router on its way would.
     let said_by = fault.offender.filter(|ip| !ip.is_loopback() && ip.is_ipv4() == gateway.is_ipv4());
     let origin = Origin { mac: ctx.settings.mac, address: said_by.unwrap_or(gateway) };
     if let Some(error) = error_frame(&frame, cause, origin) {
@@ -95,8 +96,14 @@ mod tests {
 
     #[test]
     fn errors_are_told_as_what_they_are() {
-        let fault =
-            |to: &str, icmp, errno| Fault { to: to.parse().unwrap(), errno, icmp, mtu: 1400, offender: None };
+        let fault = |to: &str, icmp, errno| Fault {
+            to: to.parse().unwrap(),
+            errno,
+            icmp,
+            mtu: 1400,
+            offender: None,
+            from: None,
+        };
         let v4 = |icmp| cause(&fault("192.0.2.1:1", Some(icmp), Errno::IO));
         let v6 = |icmp| cause(&fault("[2001:db8::1]:1", Some(icmp), Errno::IO));
         assert_eq!(v4((3, 0)), Some(Cause::NetUnreachable));

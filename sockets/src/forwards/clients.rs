@@ -88,6 +88,11 @@ impl Clients {
         (Some(seen), ended)
     }
 
+    /// The flow of a client.
+    pub(super) fn name(&self, client: &Client) -> Option<Name> {
+        self.names.get(client).copied()
+    }
+
     /// A guest sends to whom it sees as a client: to whom that goes.
     pub(super) fn answers(&mut self, now: Instant, name: Name) -> Option<Client> {
         self.touch(now, name);

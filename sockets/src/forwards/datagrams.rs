@@ -1,5 +1,6 @@
 //! Datagrams of clients to guests, and the guests' answers, which leave by the socket that the client sent to.
 
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
@@ -7,6 +8,7 @@ use datapath::Segment;
 use datapath::datagram::{self, Outgoing};
 use rustix::io::Errno;
 use switch_core::ip::{PROTO_UDP, Packet, Transport};
+use switch_core::napt::Protocol;
 use switch_core::{Head, MacAddr};
 
 use super::clients::Client;
@@ -14,9 +16,12 @@ use super::neighbours::Waiting;
 use super::{Forwards, kept, pick, replaced};
 use crate::counters::Counter;
 use crate::engine::Context;
+use crate::faults::{self, About};
 use crate::fill::Fill;
 use crate::frame::{Way, addresses};
-use crate::udp::{self, Arrived, Datagram, HOPS_TOLD, RECEIVED};
+use crate::table::Key;
+use crate::token::Token;
+use crate::udp::{self, Arrived, Datagram, HOPS_TOLD, QUOTE, RECEIVED};
 
 impl Forwards {
     /// Writes frames into a burst while it has room: of each socket that has something one in its turn.
@@ -71,6 +76,22 @@ impl Forwards {
                     }
                 }
             }
+        }
+    }
+
+    /// Hears what was said of guests' answers to clients, and tells the guests.
+    pub(super) fn hear_faults(&mut self, ctx: &mut Context<'_>, by: Token) {
+        let mut room = [MaybeUninit::uninit(); QUOTE];
+        while let Some(listener) = self.listener(by).filter(|listener| listener.protocol == Protocol::Udp) {
+            let Ok((payload, fault)) = datagram::fault(listener.socket.as_fd(), &mut room) else { break };
+            let Some(fault) = fault else { continue };
+            let client = Client { by, from: fault.to, to: fault.from };
+            let Some((guest, seen)) = self.clients.name(&client) else { continue };
+            let Some(mac) = self.neighbours.find(ctx, guest.ip()) else { continue };
+            let transport = udp::quoted([guest.port(), seen.port()], payload);
+            let key = Key { owner: None, inside: guest };
+            let about = About { key, mac, remote: seen.ip(), protocol: PROTO_UDP, transport: &transport };
+            faults::tell(ctx, &fault, &about);
         }
     }
 

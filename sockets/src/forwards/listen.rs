@@ -119,6 +119,7 @@ fn open_one(protocol: Protocol, at: SocketAddr) -> Result<OwnedFd, Errno> {
         listen(&socket, BACKLOG)?;
     } else {
         datagram::follow_address(socket.as_fd(), v6)?;
+        datagram::follow_errors(socket.as_fd(), v6)?;
         datagram::may_fragment(socket.as_fd(), v6, true)?;
         // Without it datagrams come one by one.
         let _ = datagram::coalesce(socket.as_fd());

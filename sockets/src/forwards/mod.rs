@@ -160,7 +160,10 @@ impl Forwards {
     }
 
     /// Hears what the kernel says of a socket.
-    pub(crate) fn event(&mut self, token: Token, flags: EventFlags) {
+    pub(crate) fn event(&mut self, ctx: &mut Context<'_>, token: Token, flags: EventFlags) {
+        if flags.contains(EventFlags::ERR) {
+            self.hear_faults(ctx, token);
+        }
         // As `listener`, but of one field, for the queues to be others.
         let Some(slot) = self.slots.get_mut(token.slot as usize) else { return };
         let Some(listener) = slot.listener.as_mut().filter(|_| slot.generation == token.generation) else {

@@ -28,15 +28,16 @@ impl Tcp {
     /// A guest asks for a connection.
     pub(super) fn open(&mut self, ctx: &mut Context<'_>, syn: &Segment, key: Key, head: &Head) {
         let destination = SocketAddr::new(key.outside(), key.ports.1);
-        let Some(outside) = self.permitted(ctx, destination) else {
-            ctx.counters.add(Counter::Denied);
-            return ctx.tell(head.bytes(), Cause::Prohibited);
-        };
         let way = way_to(ctx, key, head.source());
         let reset = |ctx: &mut Context<'_>| {
             if let Some(reset) = reset_for(syn) {
                 ctx.send(whole(&way, (key.ports.1, key.ports.0), &reset));
             }
+        };
+        // Every system takes a reset at once; an ICMP error is limited in rate, and some do not look at it.
+        let Some(outside) = self.permitted(ctx, destination) else {
+            ctx.counters.add(Counter::Denied);
+            return reset(ctx);
         };
         if let Err(used_up) = self.table.admits(&key, ctx.from, &ctx.settings.limits) {
             ctx.counters.add(used_up);

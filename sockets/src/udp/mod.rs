@@ -47,7 +47,7 @@ const SEGMENTS: usize = 64;
 /// Bytes of a UDP header.
 const HEADER: usize = 8;
 /// Of a fault, what is told of the datagram that it is about.
-const QUOTE: usize = 2048;
+pub(crate) const QUOTE: usize = 2048;
 /// A hop limit that is passed on: higher ones are hosts' own defaults, which the host's sockets have, too.
 pub(crate) const HOPS_TOLD: u8 = 32;
 
@@ -333,16 +333,21 @@ fn hear(ctx: &mut Context<'_>, key: &Key, mapping: &Mapping) {
     let mut room = [MaybeUninit::uninit(); QUOTE];
     while let Ok((payload, fault)) = datagram::fault(mapping.socket.as_fd(), &mut room) {
         let Some(fault) = fault else { continue };
-        let mut transport = Vec::with_capacity(HEADER + payload.len());
-        transport.extend_from_slice(&key.inside.port().to_be_bytes());
-        transport.extend_from_slice(&fault.to.port().to_be_bytes());
-        transport.extend_from_slice(&((HEADER + payload.len()) as u16).to_be_bytes());
-        transport.extend_from_slice(&[0, 0]);
-        transport.extend_from_slice(payload);
+        let transport = quoted([key.inside.port(), fault.to.port()], payload);
         let remote = ctx.settings.inside(fault.to.ip());
         let about = About { key: *key, mac: mapping.mac, remote, protocol: PROTO_UDP, transport: &transport };
         faults::tell(ctx, &fault, &about);
     }
+}
+
+/// A datagram as an error quotes it, without a checksum, and what is known of its payload.
+pub(crate) fn quoted([from, to]: [u16; 2], payload: &[u8]) -> Vec<u8> {
+    let mut transport = Vec::with_capacity(HEADER + payload.len());
+    for word in [from, to, (HEADER + payload.len()) as u16, 0] {
+        transport.extend_from_slice(&word.to_be_bytes());
+    }
+    transport.extend_from_slice(payload);
+    transport
 }
 
 /// A UDP header with its checksum, and a payload.

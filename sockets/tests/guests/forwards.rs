@@ -232,6 +232,40 @@ fn a_client_whose_answers_would_not_come_back_is_the_gateway_where_it_was_to_be_
 }
 
 #[test]
+fn a_guest_is_told_that_its_client_is_gone() {
+    for (at, inside, _) in FAMILIES {
+        let guest = &mut Guest::new();
+        let forward = forward(Protocol::Udp, at, 1, inside);
+        guest.lan.control.add_forward(&forward, Source::Gateway).unwrap();
+        let handle = bound(guest, 8080);
+        let client = UdpSocket::bind((at, 0)).unwrap();
+        client.connect((at, forward.port)).unwrap();
+        client.send(b"and gone").unwrap();
+        drop(client);
+        answer_once(guest, handle);
+        let told = |frame: &Vec<u8>| match at {
+            IpAddr::V4(_) => frame[12..14] == [8, 0] && frame[23] == 1 && frame[34..36] == [3, 3],
+            IpAddr::V6(_) => frame[12..14] == [0x86, 0xdd] && frame[20] == 58 && frame[54..56] == [1, 4],
+        };
+        guest.until("port unreachable", |guest| guest.nic.seen.borrow().iter().any(told));
+        // It ends no flow, and others come as before.
+        let other = UdpSocket::bind((at, 0)).unwrap();
+        other.connect((at, forward.port)).unwrap();
+        other.send(b"here").unwrap();
+        assert_eq!(recv(guest, handle, &other, &mut Vec::new()), b"here");
+    }
+}
+
+/// Waits for a datagram and sends it back.
+fn answer_once(guest: &mut Guest, handle: SocketHandle) {
+    let mut senders = Vec::new();
+    guest.until("a datagram", |guest| {
+        answer(guest, handle, &mut senders);
+        !senders.is_empty()
+    });
+}
+
+#[test]
 fn datagrams_wait_for_a_guest_and_only_so_many() {
     let guest = &mut Guest::new();
     let forward = forward(Protocol::Udp, FAMILIES[0].0, 1, Ipv4Addr::new(10, 0, 0, 9).into());
