@@ -19,6 +19,7 @@ mod balance;
 pub mod buffers;
 pub mod burst;
 pub mod counters;
+mod crowd;
 pub mod datagram;
 pub mod dgram;
 mod dispatch;

@@ -1,7 +1,8 @@
 //! A worker: one thread that polls receive queues and carries their frames to where they go.
 //!
 //! Pacing has three stages. While any queue has work the worker polls all that are *active*, and for some time after
-//! that, which follows how long it slept before ([`Spin`]). Then it *arms* the queues (asks their senders for
+//! that, which follows how long it slept before ([`Spin`]), and is nothing while other threads wait for a processor
+//! ([`Crowd`]). Then it *arms* the queues (asks their senders for
 //! notifications), looks once more, and sleeps in epoll. It never yields: a thread that yields its CPU to one that always has work is behind it in the scheduler's order, and
 //! no notification brings it forward, as it does not sleep. A queue that finds nothing while others are busy is
 //! armed by itself and leaves the round, so that a thousand idle ports cost a busy pair nothing; a busy worker
@@ -22,6 +23,7 @@ use mio::{Events, Interest, Poll, Token};
 use switch_core::{Instant, PortId};
 
 use crate::counters::{QueueStats, WorkerStats};
+use crate::crowd::Crowd;
 use crate::host::QueueId;
 use crate::path::{Carried, Found, FramePath};
 use crate::pool::{Event, EventSink, Pacing};
@@ -135,7 +137,7 @@ impl Worker {
         let mut events = Events::with_capacity(256);
         let mut looked = Instant::ORIGIN;
         let mut worked = self.now();
-        let mut spin = Spin::new();
+        let (mut spin, mut crowd) = (Spin::new(), Crowd::new());
         loop {
             if self.pending.load(Ordering::Relaxed) && !self.obey() {
                 return;
@@ -153,8 +155,8 @@ impl Worker {
                 std::hint::spin_loop();
                 continue;
             }
-            let idle = now.since(worked);
-            if idle < spin.time() && !self.active.is_empty() {
+            let crowded = crowd.waits(now);
+            if !crowded && now.since(worked) < spin.time() && !self.active.is_empty() {
                 std::hint::spin_loop();
             } else if self.arm_all() {
                 let slept = self.now();
@@ -163,7 +165,9 @@ impl Worker {
                 self.wait(&mut events, timeout);
                 self.stats.awake_from(ticks::now());
                 worked = self.now();
-                spin.slept(worked.since(slept));
+                if !crowded {
+                    spin.slept(worked.since(slept));
+                }
             }
         }
     }
