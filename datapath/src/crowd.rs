@@ -12,8 +12,12 @@ use switch_core::Instant;
 
 /// How often the kernel is asked; that takes it some two microseconds.
 const EVERY: Duration = Duration::from_millis(1);
-/// How long threads that waited once are taken to wait again.
-const LASTS: Duration = Duration::from_millis(10);
+/// Of the last answers, a newer one counting for more than an older one, the part that says whether threads wait: one that
+/// wakes now and then, as the kernel's own do, is no crowd.
+const PART: u32 = ONE / 4;
+const ONE: u32 = 1 << 10;
+/// The newest answer's weight is one in so many.
+const WEIGHT: u32 = 8;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -22,7 +26,8 @@ pub(crate) struct Crowd {
     load: Option<File>,
     processors: usize,
     asked: Instant,
-    until: Instant,
+    /// Of [`ONE`].
+    waited: u32,
 }
 
 impl Crowd {
@@ -30,20 +35,19 @@ impl Crowd {
         let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
         let processors = processors(&stat);
         let load = File::open("/proc/loadavg").ok().filter(|_| processors > 0);
-        Self { load, processors, asked: Instant::ORIGIN, until: Instant::ORIGIN }
+        Self { load, processors, asked: Instant::ORIGIN, waited: 0 }
     }
 
-    /// Whether more threads could run than there are processors, now or a moment ago.
+    /// Whether more threads could run than there are processors, again and again in the last milliseconds.
     pub(crate) fn waits(&mut self, now: Instant) -> bool {
         if now.since(self.asked) >= EVERY {
             self.asked = now;
             let mut text = [0; 64];
             let read = self.load.as_ref().and_then(|file| file.read_at(&mut text, 0).ok()).unwrap_or(0);
-            if runnable(text.get(..read).unwrap_or_default()) > self.processors {
-                self.until = now + LASTS;
-            }
+            let wait = runnable(text.get(..read).unwrap_or_default()) > self.processors;
+            self.waited = self.waited - self.waited / WEIGHT + if wait { ONE / WEIGHT } else { 0 };
         }
-        now < self.until
+        self.waited >= PART
     }
 }
 
@@ -77,25 +81,30 @@ mod tests {
     }
 
     #[test]
-    fn it_is_asked_once_in_a_while_and_remembered() {
+    fn one_that_wakes_now_and_then_is_no_crowd() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path();
-        let mut crowd = Crowd {
-            load: File::open(path).ok(),
-            processors: 2,
-            asked: Instant::ORIGIN,
-            until: Instant::ORIGIN,
+        let mut crowd =
+            Crowd { load: File::open(path).ok(), processors: 2, asked: Instant::ORIGIN, waited: 0 };
+        let mut ms = 0;
+        let mut after = |crowd: &mut Crowd, threads: usize| {
+            std::fs::write(path, format!("0 0 0 {threads}/80 1\n")).unwrap();
+            ms += 1;
+            // It is asked once in a millisecond.
+            crowd.waits(Instant::from_nanos(ms * 1_000_000 - 1));
+            let waited = crowd.waited;
+            crowd.waits(Instant::from_nanos(ms * 1_000_000));
+            (waited, crowd.waits(Instant::from_nanos(ms * 1_000_000 + 1)))
         };
-        let at = |us: u64| Instant::from_nanos(us * 1000);
-        std::fs::write(path, "0 0 0 3/80 1\n").unwrap();
-        assert!(!crowd.waits(at(999)));
-        assert!(crowd.waits(at(1000)));
-        std::fs::write(path, "0 0 0 2/80 1\n").unwrap();
-        assert!(crowd.waits(at(10_999)));
-        assert!(!crowd.waits(at(11_000)));
-        std::fs::write(path, "0 0 0 3/80 1\n").unwrap();
-        assert!(!crowd.waits(at(11_500)));
-        assert!(crowd.waits(at(13_000)));
+        for round in 0..100 {
+            assert!(!after(&mut crowd, if round % 10 == 0 { 3 } else { 2 }).1, "{round}");
+        }
+        let (before, _) = after(&mut crowd, 3);
+        assert!(before < PART);
+        assert!((0..8).map(|_| after(&mut crowd, 3).1).last().unwrap());
+        // Every second time.
+        assert!((0..100).all(|round| after(&mut crowd, 2 + round % 2).1));
+        assert!((0..20).any(|_| !after(&mut crowd, 2).1));
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! frames waiting in its ring, until it has not; but only while others have work: a worker never waits for it.
 //!
 //! Beside that, turns that take longer than a [`QUANTUM`] are paid for in rounds that the queue sits out, so that
-//! queues which all have work share the time and not the number of turns.
+//! queues which all have work share the time and not the number of turns. A round in which nobody had work while it sat
+//! out ends that.
 //!
 //! So the excess of one queue takes less than a hundredth of its neighbours' time, and of their frames delays
 //! few. So that single delays stay short, a queue whose bursts take longer than
@@ -110,6 +111,13 @@ impl Account {
             return false;
         }
         true
+    }
+
+    /// Nobody else had work while it sat out: true if it did, and has its turn now.
+    pub(crate) const fn forgive(&mut self) -> bool {
+        let sat_out = self.debt > 0;
+        self.debt = 0;
+        sat_out
     }
 
     /// Frames that its next burst may have, 1 to [`BURST`]. Also when nobody waits: somebody may, before it ends.
@@ -254,6 +262,14 @@ mod tests {
         assert!(others.than(0, 60) && others.than(3, 60) && others.than(7, 60));
         others.worked(3, 20 + LATELY);
         assert!(others.than(3, 25 + LATELY) && !others.than(3, 30 + LATELY));
+    }
+
+    #[test]
+    fn who_sat_out_while_nobody_had_work_has_its_turn() {
+        let mut account = Account::new(0);
+        account.charge(100_000, turn(100_000, 2, 2, 130_000));
+        assert!(!account.has_turn(100_001));
+        assert!(account.forgive() && account.has_turn(100_002) && !account.forgive());
     }
 
     #[test]

@@ -276,10 +276,10 @@ impl Worker {
                 self.active.swap_remove(i);
             }
         }
-        self.busy = bursts > 0;
+        self.busy = bursts > 0 || self.forgive();
         WorkerStats::add(&self.stats.polls, polls);
         WorkerStats::add(&self.stats.polls_idle, idle);
-        if self.busy {
+        if bursts > 0 {
             WorkerStats::add(&self.stats.bursts, bursts);
             WorkerStats::add(&self.stats.frames, frames);
             WorkerStats::add(&self.stats.cycles_busy, cycles);
@@ -313,6 +313,16 @@ impl Worker {
             self.sink.send(Event::Broken { port, reason: error.to_string() });
         }
         Some(found)
+    }
+
+    /// Has those sit out no longer for whom nobody had work; true if there are any.
+    fn forgive(&mut self) -> bool {
+        let queues = &mut self.queues;
+        let one = |sat_out, slot: &usize| match queues.get_mut(*slot) {
+            Some(Some(q)) => q.account.forgive() | sat_out,
+            _ => sat_out,
+        };
+        self.active.iter().fold(false, one)
     }
 
     fn set_state(&mut self, slot: usize, state: State) {
