@@ -47,6 +47,7 @@ pub mod ticks;
 pub mod topology;
 mod turns;
 pub mod unix;
+mod waited;
 mod worker;
 
 pub use burst::{Bucket, Burst, Frame, Segment};

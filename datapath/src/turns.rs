@@ -15,8 +15,9 @@
 //! few. So that single delays stay short, a queue whose bursts take longer than
 //! [`TURN`] has fewer frames in each; that holds for long frames of honest guests, too.
 //!
-//! Ticks go on while a worker waits for its CPU, so a burst may be charged what its guest is not to blame for: a debt is
-//! paid in [`REST_FIRST`] at most, and in longer only by who makes another at once, again and again.
+//! Ticks go on while a worker waits for its CPU. What it waited is taken off what a burst took ([`crate::waited`]), as far
+//! as the kernel tells it. A burst may still be charged what its guest is not to blame for: a debt is paid in
+//! [`REST_FIRST`] at most, and in longer only by who makes another at once, again and again.
 
 use switch_core::verdict::BURST;
 
@@ -126,10 +127,18 @@ impl Account {
         self.frames as usize
     }
 
-    /// A burst ended at `now`; true if it took no more than its allowance.
+    /// A burst ended at `now`; true if it took no more than its allowance. `waited` is asked, if it did, for how many ticks
+    /// the worker waited for its CPU meanwhile.
     #[inline]
-    pub(crate) fn charge(&mut self, now: u64, turn: Turn) -> bool {
-        let Turn { took, carried } = turn;
+    pub(crate) fn charge(&mut self, now: u64, turn: Turn, waited: impl FnOnce() -> u64) -> bool {
+        let Turn { mut took, carried } = turn;
+        let allowance = match carried.forwarded {
+            0 => 0,
+            n => PER_BURST + n * PER_FRAME + carried.bytes * PER_BYTE,
+        };
+        if took > allowance.max(QUANTUM) {
+            took = took.saturating_sub(waited());
+        }
         self.debt = took.saturating_sub(QUANTUM).min(DEBT_MAX) as u32;
         if took > TURN {
             let fit = carried.frames.saturating_mul(TURN) / took;
@@ -137,10 +146,6 @@ impl Account {
         } else if usize::from(self.frames) < BURST && took <= TURN / 2 {
             self.frames = self.frames.saturating_mul(2).min(BURST as u8);
         }
-        let allowance = match carried.forwarded {
-            0 => 0,
-            n => PER_BURST + n * PER_FRAME + carried.bytes * PER_BYTE,
-        };
         let excess = took.saturating_sub(allowance);
         if excess == 0 && self.saved == SAVED {
             self.at = now;
@@ -188,12 +193,12 @@ mod tests {
         while now < 10_000_000_000 {
             assert!(honest.has_turn(now));
             now += 13_000;
-            assert!(honest.charge(now, turn(13_000, 64, 64, 3_840)));
+            assert!(honest.charge(now, turn(13_000, 64, 64, 3_840), || 0));
             if account.has_turn(now) {
                 let turn = other(account.frames());
                 now += turn.took;
                 had += turn.took;
-                account.charge(now, turn);
+                account.charge(now, turn, || 0);
                 if now > 3_000_000_000 {
                     longest = longest.max(turn.took);
                 }
@@ -241,7 +246,7 @@ mod tests {
             turns += 1;
             let took = if turns.is_multiple_of(200_000) { 12_000_000 } else { 13_000 };
             now += took;
-            account.charge(now, turn(took, 64, 64, 3_840));
+            account.charge(now, turn(took, 64, 64, 3_840), || 0);
             while !account.has_turn(now) {
                 now += 13_000;
                 rested += 13_000;
@@ -267,9 +272,28 @@ mod tests {
     #[test]
     fn who_sat_out_while_nobody_had_work_has_its_turn() {
         let mut account = Account::new(0);
-        account.charge(100_000, turn(100_000, 2, 2, 130_000));
+        account.charge(100_000, turn(100_000, 2, 2, 130_000), || 0);
         assert!(!account.has_turn(100_001));
         assert!(account.forgive() && account.has_turn(100_002) && !account.forgive());
+    }
+
+    #[test]
+    fn what_the_worker_waited_is_not_charged() {
+        // Interrupted in every burst, for a tenth of a millisecond.
+        let took = 13_000 + 300_000;
+        for (waited, rests) in [(300_000, false), (0, true)] {
+            let (mut now, mut rested, mut account) = (0, 0, Account::new(0));
+            for _ in 0..1000 {
+                now += took;
+                account.charge(now, turn(took, 64, 64, 3_840), || waited);
+                rested += u64::from(account.rests > now);
+            }
+            assert_eq!(rested > 0, rests);
+        }
+        // Nor is more taken off than there is, and nobody is asked about what is cheap.
+        let mut account = Account::new(0);
+        assert!(account.charge(30_000, turn(30_000, 0, 0, 0), || u64::MAX));
+        assert!(account.charge(40_000, turn(5_000, 1, 1, 60), || unreachable!()));
     }
 
     #[test]
@@ -277,7 +301,7 @@ mod tests {
         let mut account = Account::new(u64::MAX);
         let turn = turn(u64::MAX, u64::from(u32::MAX), 1, 1 << 40);
         for now in [u64::MAX, 0, 5, u64::MAX] {
-            account.charge(now, turn);
+            account.charge(now, turn, || 0);
             account.has_turn(now);
             assert!((1..=BURST).contains(&account.frames()));
         }

@@ -32,6 +32,7 @@ use crate::spin::Spin;
 use crate::ticks;
 use crate::topology::Topology;
 use crate::turns::{Account, Others, Turn};
+use crate::waited::Waited;
 
 /// How long a single queue may find nothing, while others are busy, before it is armed by itself.
 const QUEUE_IDLE: Duration = Duration::from_micros(200);
@@ -94,6 +95,8 @@ pub(crate) struct Worker {
     throttled: Vec<usize>,
     /// Who had work lately.
     others: Others,
+    /// For how long it could not run.
+    waited: Waited,
     /// Whether the last round found work: only then are idle queues armed by themselves.
     busy: bool,
 }
@@ -124,6 +127,7 @@ impl Worker {
             active: Vec::new(),
             throttled: Vec::new(),
             others: Others::default(),
+            waited: Waited::new(),
             busy: false,
         }
     }
@@ -134,6 +138,8 @@ impl Worker {
 
     /// Runs until told to stop.
     pub(crate) fn run(mut self) {
+        // Of this thread, not of the one that made the worker.
+        self.waited = Waited::new();
         let mut events = Events::with_capacity(256);
         let mut looked = Instant::ORIGIN;
         let mut worked = self.now();
@@ -145,9 +151,12 @@ impl Worker {
             let now = self.now();
             if self.round(now) {
                 worked = now;
-                if now.since(looked) >= EVENTS_EVERY && self.pacing == Pacing::Adaptive {
+                if now.since(looked) >= EVENTS_EVERY {
                     looked = now;
-                    self.wait(&mut events, Some(Duration::ZERO));
+                    self.waited.refresh(now);
+                    if self.pacing == Pacing::Adaptive {
+                        self.wait(&mut events, Some(Duration::ZERO));
+                    }
                 }
                 continue;
             }
@@ -294,7 +303,7 @@ impl Worker {
         q.state = State::Active(now);
         q.stats.burst(carried.frames, took);
         self.path.charge(q.port, took);
-        if q.account.charge(ticks, Turn { took, carried }) {
+        if q.account.charge(ticks, Turn { took, carried }, || self.waited.ticks()) {
             self.others.worked(slot, ticks);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Such a test has a process of its own: user `nobody` where the suite is root's, and the suite's user elsewhere. That user
 //! makes itself a user namespace, as the kernel lets every user, and in it namespaces of network and mounts: there the
-//! test's outside is made. What is under test has not even the rights of that namespace ([`words`]).
+//! test's outside is made. What is under test has not even the rights of that namespace (`words`).
 
 use std::ffi::OsString;
 use std::fs;

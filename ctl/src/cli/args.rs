@@ -298,8 +298,8 @@ pub(super) struct ForwardArgs {
     pub(super) network: String,
     /// tcp or udp
     pub(super) proto: String,
-    /// [ADDR:]PORT
+    #[arg(help = "[ADDR:]PORT")]
     pub(super) listen: String,
-    /// ADDR[:PORT]
+    #[arg(help = "ADDR[:PORT]")]
     pub(super) target: String,
 }

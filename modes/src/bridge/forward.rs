@@ -46,7 +46,7 @@ struct Burst<'a> {
     last_source: Option<Key>,
     /// Where the frame before went.
     last_destination: Option<(Key, Verdict)>,
-    /// Frames that were not like the one before.
+    /// Frames that were not like the one before, and that the cache could answer.
     changes: usize,
     #[cfg(test)]
     slow: u64,
@@ -223,8 +223,6 @@ impl Burst<'_> {
         if destination & GROUP != 0 {
             return Verdict::Flood;
         }
-        // What goes to all, or nowhere, is not counted: there is no look-up that preparing could hasten.
-        self.changes += 1;
         let destination = Key::from_u64(destination, vlan);
         let verdict = match self.last_destination {
             Some((last, verdict)) if last == destination => verdict,
@@ -234,6 +232,8 @@ impl Burst<'_> {
         let settled = self.last_source == Some(source)
             && self.last_destination.is_some_and(|(last, _)| last == destination);
         self.last = settled.then_some((*addresses, vlan, verdict));
+        // What the cache does not answer is not counted: there is nothing that preparing could hasten.
+        self.changes += usize::from(settled);
         verdict
     }
 
