@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn waiting_for_a_processor_counts_and_sleeping_does_not() {
-        let mut waited = Waited::new();
+        let waited = Waited::new();
         assert!(waited.count.is_some(), "{waited:?}");
         // More threads than processors, for so long that none goes without waiting.
         let threads = 4 * std::thread::available_parallelism().map_or(1, usize::from);
